@@ -1,0 +1,1 @@
+"""What every floor above stands on: the graph, its checks, rewriting, declarations, verification."""

@@ -1,0 +1,82 @@
+"""What a target is to the core, and how targets are found."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import onnx_ir as ir
+
+from tapeout.compiler.errors import UsageError, VendorToolError
+from tapeout.compiler.pipeline import Pass
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tapeout.compiler.declaration import Declaration
+
+GROUP = "tapeout.targets"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of a target: `scheme` such as "float32", the device, target options."""
+
+    scheme: str = "float32"
+    device: str = "cpu"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """An artifact opened on a runtime. Inputs and outputs are keyed by the source's names."""
+
+    runtime: str  # what ran, with its version: "LiteRT 2.3.0 XNNPACK"
+    device: str
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]], /) -> dict[str, np.ndarray[Any, Any]]: ...
+
+    def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str], /) -> dict[str, np.ndarray[Any, Any]]:
+        """The tensors among `names` (IR value names) that the runtime can show, in the IR's layout."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """One target. `passes(request)` is its visible tuple; `emit(model, sink, request)` writes the artifact, pure;
+    `runners(artifact, request)` opens it, once for every runtime that it must agree on (none: it stays unproven)."""
+
+    name: str
+    suffix: str
+    schemes: tuple[str, ...]
+    devices: tuple[str, ...]
+    declaration: Callable[[str], Declaration]  # of a device
+    passes: Callable[[Request], tuple[Pass, ...]]
+    emit: Callable[[ir.Model, BinaryIO, Request], None]
+    runners: Callable[[Path, Request], Sequence[Runner]]
+    inspect: Callable[[Path], dict[str, Any]] | None = None
+
+
+def targets() -> dict[str, importlib.metadata.EntryPoint]:
+    """All installed targets by name, none loaded yet."""
+    return {e.name: e for e in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+def target(name: str) -> Target:
+    """Load the target `name`; a broken plugin raises and names itself."""
+    known = targets()
+    if name not in known:
+        raise UsageError(f"no target '{name}' is installed; found: {', '.join(known) or 'none'}")
+    entry = known[name]
+    try:
+        found = entry.load()
+    except Exception as error:
+        owner = entry.dist.name if entry.dist else entry.value
+        raise VendorToolError(
+            f"target '{name}' of package '{owner}' ({entry.value}) does not load: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Target):
+        raise VendorToolError(f"target '{name}': {entry.value} is a {type(found).__name__}, expected a Target")
+    return found

@@ -1,0 +1,1 @@
+"""The built-in targets; each is a plugin found through the entry-point group `tapeout.targets`."""
