@@ -59,19 +59,21 @@ class Changes(NamedTuple):
 
 
 class Builder:
-    """Makes nodes in front of an anchor node: `op.Mul(a, b)`, `op.Concat(a, b, axis=1)`.
+    """Makes nodes: `op.Mul(a, b)`, `op.Concat(a, b, axis=1)`.
 
     Inputs are values, None for an absent optional input, arrays, or Python numbers, which become constants of the
     first value input's dtype. `_outputs=n` makes a node with n outputs and returns a tuple, `_domain` names the
     domain, `_name` hints the names of what is made. Types and shapes of the outputs are inferred at once.
     """
 
-    def __init__(self, anchor: ir.Node, origins: tuple[str, ...]) -> None:
-        assert anchor.graph is not None
-        self.graph: ir.Graph = anchor.graph  # type: ignore[assignment]
+    def __init__(self, place: ir.Node | ir.Graph, origins: tuple[str, ...]) -> None:
+        """Make nodes before the node `place`, or at the end of the graph `place` (a subgraph being built)."""
+        graph = place if isinstance(place, ir.Graph) else place.graph
+        assert isinstance(graph, ir.Graph)
+        self.graph = graph
         self.nodes: list[ir.Node] = []
-        self._anchor = anchor
-        self._origins = origins
+        self.origins = origins
+        self._anchor = None if isinstance(place, ir.Graph) else place
 
     def constant(self, array: Any, dtype: ir.DataType | None = None, hint: str = "constant") -> ir.Value:
         """A new initializer holding `array`, converted to `dtype` where given."""
@@ -105,8 +107,11 @@ class Builder:
         )
         for value in node.outputs:
             value.name = g.fresh(self.graph, hint)
-        set_origin(node, self._origins)
-        self.graph.insert_before(self._anchor, node)
+        set_origin(node, self.origins)
+        if self._anchor is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self._anchor, node)
         self.nodes.append(node)
         infer_node(node)
         return tuple(node.outputs)

@@ -119,6 +119,13 @@ def share_names(graph: ir.Graph) -> None:
         each.meta[_COUNTER] = counter
 
 
+def adopt_names(body: ir.Graph, graph: ir.Graph) -> None:
+    """Let a new subgraph `body` draw fresh names together with the graph it will lie in."""
+    if _COUNTER not in graph.meta:
+        share_names(graph)
+    body.meta[_COUNTER] = graph.meta[_COUNTER]
+
+
 def fresh(graph: ir.Graph, hint: str) -> str:
     """A name used nowhere in the model, made from `hint`: "conv" -> "conv~3"."""
     if _COUNTER not in graph.meta:
