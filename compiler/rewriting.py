@@ -27,7 +27,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -79,6 +79,10 @@ class Builder:
         """A new initializer holding `array`, converted to `dtype` where given."""
         array = np.asarray(array)
         return g.add_constant(self.graph, array if dtype is None else array.astype(dtype.numpy()), hint)
+
+    def covers(self, nodes: Iterable[ir.Node]) -> None:
+        """What is made from here on computes for `nodes`: a `NodeRule` that replaces more than its root says so."""
+        self._origins = merged_origin(nodes)
 
     def node(
         self,
