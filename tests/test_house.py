@@ -1,0 +1,86 @@
+"""The rules of the house: floors, siblings, the wheel, and words that have no place in the repository."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = ("compiler", "passes", "targets", "tapeout")  # from the ground up
+
+
+def modules() -> Iterator[tuple[int, Path]]:
+    for level, floor in enumerate(FLOORS):
+        for path in sorted((ROOT / floor).rglob("*.py")):
+            if floor != "tapeout" or path.relative_to(ROOT / floor).parts[0] not in FLOORS:
+                yield level, path
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports hide the floor"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def floor_of(name: str) -> int | None:
+    parts = name.split(".")
+    if parts[0] != "tapeout":
+        return None
+    return FLOORS.index(parts[1]) if len(parts) > 1 and parts[1] in FLOORS else 3
+
+
+def test_imports_go_down_only() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for level, path in modules()
+        for name, line in imports(path)
+        if (floor := floor_of(name)) is not None and floor > level
+    ]
+    assert wrong == []
+
+
+def test_targets_do_not_import_each_other() -> None:
+    wrong = []
+    for _, path in modules():
+        parts = path.relative_to(ROOT).parts
+        if parts[0] != "targets" or len(parts) < 3:
+            continue
+        for name, line in imports(path):
+            other = name.split(".")
+            if other[:2] == ["tapeout", "targets"] and len(other) > 2 and other[2] != parts[1]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert wrong == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [str(p.relative_to(ROOT)) for _, p in modules() if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert silent == []
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
+    """An unlisted folder is silently missing from a wheel: build one and compare."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    expected = set()
+    for floor in FLOORS:
+        for path in (ROOT / floor).rglob("*"):
+            inner = path.relative_to(ROOT / floor)
+            if path.suffix in (".py", ".toml") and not (floor == "tapeout" and inner.parts[0] in FLOORS):
+                expected.add(f"tapeout/{inner}" if floor == "tapeout" else f"tapeout/{floor}/{inner}")
+    assert expected - packed == set()
+    assert "tapeout/py.typed" in packed
