@@ -1,0 +1,234 @@
+"""What a target takes, as rows: the only place that decides whether a node is accepted, and why not.
+
+The schema is documented in docs/declaration.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tapeout.compiler.declaration import parse
+from tapeout.compiler.declaration.match import Violation, violations
+from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance
+from tapeout.compiler.errors import UsageError
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.origin import origin
+from tapeout.compiler.operators import (
+    Call,
+    Functions,
+    Interface,
+    function_interface,
+    onnx_interface,
+    operator_name,
+)
+from tapeout.compiler.quantities import Quantity, Vocabulary
+
+__all__ = [
+    "Acceptance", "Bound", "Declaration", "Limit", "PortRule", "Refusal", "Row", "Tolerance", "Violation", "source_name",
+]  # fmt: skip
+
+
+def source_name(node: ir.Node) -> str:
+    """How messages call a node: its source nodes, the first three of them."""
+    names = origin(node) or (node.name or "",)
+    return "+".join(names[:3]) + (f"+{len(names) - 3} more" if len(names) > 3 else "")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node that the target does not take. `row` is the row with the fewest violations, None where there is none."""
+
+    node: ir.Node
+    op: str
+    target: str
+    row: Row | None = None
+    violations: tuple[Violation, ...] = ()
+    hint: str | None = None
+
+    @property
+    def name(self) -> str:
+        return source_name(self.node)
+
+    def reasons(self) -> list[str]:
+        """Each violation in words; what to do about all of them comes from `fixes`."""
+        if self.row is None:
+            return [f"no row for operator {self.op} on {self.target}"]
+        return [v.text(self.target) for v in self.violations]
+
+    def fixes(self) -> list[str]:
+        found = [v.fix for v in self.violations] + [self.hint]
+        return list(dict.fromkeys(f for f in found if f))
+
+    def __str__(self) -> str:
+        """ "Conv 'stem/conv1': stride 4, at most 3 on ethos-u55; pad and stride twice"."""
+        reasons = self.reasons()
+        tail = f" on {self.target}"
+        shared = [r.removesuffix(tail) for r in reasons[:-1]] + reasons[-1:]
+        return f"{self.op} '{self.name}': " + "; ".join([*shared, *self.fixes()])
+
+
+@dataclass
+class Acceptance:
+    """Every node of a model, in order, with the row that takes it or the reason why none does."""
+
+    target: str
+    placed: list[tuple[ir.Node, Row]] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    order: list[ir.Node] = field(default_factory=list)
+
+
+class Declaration:
+    """The rows of one target on one device."""
+
+    def __init__(
+        self, source: parse.Source, device: str | None = None, parent: Declaration | None = None
+    ) -> None:
+        if device is not None and source.devices and device not in source.devices:
+            raise UsageError(
+                f"target '{source.name}' has no device '{device}'", hint=parse.nearest(device, source.devices)
+            )
+        self.source = source
+        self.device = device or next(iter(source.devices), None)
+        self.parent = parent
+        self.rows: dict[str, list[Row]] = {
+            op: kept for op, rows in source.rows.items() if (kept := [r for r in rows if self._mine(r)])
+        }
+        self._common = [(ops, but, row) for ops, but, row in source.common if self._mine(row)]
+        self._interfaces: dict[str, Interface | None] = dict(source.interfaces)
+        self._shared: dict[str, list[Row]] = {}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | None = None,
+        quantities: Iterable[Quantity] = (),
+        parent: Declaration | None = None,
+    ) -> Declaration:
+        """Read a target.toml for one device (default: the first that it names).
+
+        `quantities` are the target's own; `parent` is the declaration that `extends` names, found through the
+        installed targets where it is not given. Raises VendorToolError naming file, row and key for anything that
+        is not understood, UsageError for an unknown device.
+        """
+        source = parse.read(Path(path), Vocabulary(quantities))
+        if source.extends is not None and parent is None:
+            from tapeout.compiler.target import target
+
+            name, _, other = source.extends.partition("/")
+            found = target(name)
+            parent = found.declaration(other or found.devices[0])
+        return cls(source, device, parent)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def label(self) -> str:
+        """What messages call the target: the device's own label, "tflite" on the first device, else "tflite gpu"."""
+        devices = self.source.devices
+        if self.device is None or not devices:
+            return self.name
+        stated = devices.get(self.device, {}).get("label")
+        if stated is not None:
+            return str(stated)
+        return self.name if self.device == next(iter(devices)) else f"{self.name} {self.device}"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Named facts of the device, such as its memory, for passes and reports."""
+        return dict(self.source.devices.get(self.device or "", {}).get("facts", {}))
+
+    def lowerings(self) -> set[str]:
+        """Every `lower` name that a row gives, this declaration's and its parent's."""
+        own = {r.lower for rows in self.rows.values() for r in rows if r.lower}
+        return own | (self.parent.lowerings() if self.parent else set())
+
+    def common(self, op: str) -> list[Row]:
+        """What holds for every row of `op`."""
+        if op not in self._shared:
+            self._shared[op] = [
+                row
+                for ops, but, row in self._common
+                if any(fnmatchcase(op, p) for p in ops) and not any(fnmatchcase(op, p) for p in but)
+            ]
+        return self._shared[op]
+
+    def call(self, node: ir.Node, functions: Functions | None = None) -> Call:
+        """`node` through its operator's interface; `functions` are the model's."""
+        op = self._key(node)
+        interface = self._interfaces.get(op)
+        if interface is None:
+            function = (functions or {}).get(node.op_identifier())
+            if function is not None:
+                interface = function_interface(function)
+            elif "::" in op:
+                interface = None
+            else:
+                interface = onnx_interface(op)
+            if interface is None:
+                interface = Interface(op, (), ())
+            else:
+                self._interfaces[op] = interface
+        return Call(node, interface)
+
+    def match(self, node: ir.Node, functions: Functions | None = None) -> Row | Refusal:
+        """The first row whose every key holds for `node`, or the refusal by the row with the fewest violations.
+
+        `functions` are those of the node's model: they name the ports of model-local functions.
+        """
+        inherited: Row | None = None
+        if self.parent is not None:
+            answer = self.parent.match(node, functions)
+            if isinstance(answer, Refusal):
+                return answer
+            inherited = answer
+        op = self._key(node)
+        rows = self.rows.get(op, ())
+        if not rows:
+            return Refusal(node, op, self.label, hint=self._absent(op))
+        call = self.call(node, functions)
+        always = [v for shared in self.common(op) for v in violations(shared, call)]
+        best: tuple[int, Row, tuple[Violation, ...]] | None = None
+        for row in rows:
+            found = (*always, *violations(row, call))
+            if not found:
+                return inherited or row
+            if best is None or len(found) < best[0]:
+                best = (len(found), row, found)
+        assert best is not None
+        return Refusal(node, op, self.label, best[1], best[2])
+
+    def accept(self, model: ir.Model) -> Acceptance:
+        """Every node of the graph and its subgraphs, held against the rows."""
+        result = Acceptance(self.label)
+        for graph in g.graphs(model):
+            for node in graph:
+                result.order.append(node)
+                answer = self.match(node, model.functions)
+                if isinstance(answer, Refusal):
+                    result.refused.append(answer)
+                else:
+                    result.placed.append((node, answer))
+        return result
+
+    def __iter__(self) -> Iterator[Row]:
+        for rows in self.rows.values():
+            yield from rows
+
+    def _key(self, node: ir.Node) -> str:
+        return node.op_type if node.op_type in self.source.interfaces else operator_name(node)
+
+    def _absent(self, op: str) -> str | None:
+        hint = parse.nearest(op, self.rows) if "::" in op or onnx_interface(op) is None else None
+        return hint if hint and hint.startswith("did") else None
+
+    def _mine(self, row: Row) -> bool:
+        return not row.devices or self.device in row.devices

@@ -1,0 +1,192 @@
+"""Holds a row against a node: every key that does not hold is a violation with what was expected and found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapeout.compiler.declaration.rows import ANY_PORT, PortRule, Row, spell
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.operators import Call, Storage, dtype_name, storage, type_name
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that a row demands and a node does not give."""
+
+    what: str
+    expected: str
+    found: str
+    fix: str | None = None
+
+    def text(self, target: str) -> str:
+        """ "stride 4, at most 3 on ethos-u55"."""
+        return f"{self.what} {self.found}, {self.expected} on {target}"
+
+
+def violations(row: Row, call: Call) -> Iterator[Violation]:
+    """Everything of `row` that does not hold for `call`, in the order types, ports, ranks, quantities, scales."""
+    yield from _types(row, call)
+    for port, rule in row.ports.items():
+        yield from _port(port, rule, call, row)
+    for port, bound in row.rank.items():
+        for name in _named(port, row.rank, call):
+            for value in call.values(name):
+                rank = g.rank(value)
+                expected = bound.broken(rank)
+                if expected is not None:
+                    yield Violation(f"rank of {name}", expected, _found(rank), bound.fix or row.fix)
+    for limit in row.limits:
+        value = limit.measure(call)
+        expected = limit.bound.broken(value)
+        if expected is not None:
+            yield Violation(limit.label, expected, _found(value), limit.bound.fix or row.fix)
+    yield from _same_scale(row, call)
+
+
+def _found(value: object) -> str:
+    return "not known statically" if value is None else spell(value)
+
+
+def _named(port: str, named: object, call: Call) -> list[str]:
+    if port != ANY_PORT:
+        return [port]
+    return list(dict.fromkeys(n for n, _ in call.ports() if n not in named))  # type: ignore[operator]
+
+
+def _types(row: Row, call: Call) -> Iterator[Violation]:
+    formals = (*call.interface.inputs, *call.interface.outputs)
+    names = {p.name for p in formals}
+    named = {p.name for p in formals if p.name in row.types} | {
+        p.name for p in formals if p.variable in row.types and p.variable is not None
+    }
+    for key, allowed in row.types.items():
+        if key in call.interface.variables:
+            ports = [p.name for p in formals if p.variable == key and p.name not in row.types]
+        elif key in names:
+            ports = [key]
+        else:  # "*", or "T" of a function, which has no type variables
+            ports = [n for n in dict.fromkeys(p.name for p in formals) if n not in named]
+        seen: set[str] = set()
+        for port in ports:
+            for value in call.values(port):
+                found = type_name(value)
+                if found is None:
+                    found = "not known"
+                if found not in allowed and found not in seen:
+                    seen.add(found)
+                    yield Violation(f"type of {port}", _one_of(allowed), found, row.fix)
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+
+
+def _port(port: str, rule: PortRule, call: Call, row: Row) -> Iterator[Violation]:
+    fix = rule.fix or row.fix
+    for name in _named(port, row.ports, call):
+        values = call.values(name)
+        if not values and rule.optional is False:
+            yield Violation(name, "must be there", "is left out", fix)
+        for value in values:
+            stored = storage(value, output=name in call.output_values)
+            yield from _stored(name, rule, stored, call, fix)
+
+
+def _stored(name: str, rule: PortRule, stored: Storage, call: Call, fix: str | None) -> Iterator[Violation]:
+    if rule.role in ("weight", "bias", "const") and not g.is_constant(stored.value):
+        yield Violation(f"{name}", "must be constant", "is computed", fix)
+    if rule.rank is not None:
+        rank = g.rank(stored.value)
+        expected = rule.rank.broken(rank)
+        if expected is not None:
+            yield Violation(f"rank of {name}", expected, _found(rank), rule.rank.fix or fix)
+    if rule.dtypes:
+        dtype = dtype_name(stored.dtype)
+        if dtype not in rule.dtypes:
+            yield Violation(f"type of {name}", _one_of(rule.dtypes), dtype or "not known", fix)
+    if stored.quantized:
+        yield from _quantization(name, rule, stored, call, fix)
+
+
+def _quantization(
+    name: str, rule: PortRule, stored: Storage, call: Call, fix: str | None
+) -> Iterator[Violation]:
+    if stored.axis is not None:
+        rank = g.rank(stored.value)
+        axis = stored.axis % rank if rank else stored.axis
+        if rule.per_tensor:
+            yield Violation(f"quantization of {name}", "one scale for the tensor", f"along axis {axis}", fix)
+        elif rule.axis is not None and axis != (rule.axis % rank if rank else rule.axis):
+            yield Violation(f"quantization axis of {name}", f"exactly {rule.axis}", str(axis), fix)
+    zero = _zero_points(stored)
+    if rule.symmetric and (zero is None or np.any(zero)):
+        yield Violation(f"zero point of {name}", "exactly 0", _array(zero), fix)
+    if rule.zp is not None and (zero is None or np.any(zero != rule.zp)):
+        yield Violation(f"zero point of {name}", f"exactly {rule.zp}", _array(zero), fix)
+    if rule.scale is None:
+        return
+    scale = g.constant(stored.scale)
+    wanted = _wanted_scale(rule.scale, call)
+    if scale is None or wanted is None or not _close(scale, wanted):
+        expected = f"exactly {rule.scale}" if isinstance(rule.scale, float) else f"scale({rule.scale})"
+        yield Violation(f"scale of {name}", expected, _array(scale), fix)
+
+
+def _zero_points(stored: Storage) -> np.ndarray | None:  # type: ignore[type-arg]
+    return np.zeros(1, np.int64) if stored.zero_point is None else g.constant(stored.zero_point)
+
+
+def _array(array: np.ndarray | None) -> str:  # type: ignore[type-arg]
+    if array is None:
+        return "not known statically"
+    flat = array.reshape(-1)
+    return f"{flat[0]:g}" if flat.size == 1 else f"{flat.min():g} to {flat.max():g}"
+
+
+def _wanted_scale(scale: float | str, call: Call) -> np.ndarray | None:  # type: ignore[type-arg]
+    if not isinstance(scale, str):
+        return np.asarray([scale], np.float64)
+    product = np.ones(1, np.float64)
+    for port in scale.split("*"):
+        value = call.value(port.strip())
+        stored = None if value is None else storage(value)
+        factor = g.constant(stored.scale) if stored is not None else None
+        if factor is None:
+            return None
+        product = product * factor.astype(np.float64).reshape(-1)
+    return product
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:  # type: ignore[type-arg]
+    a, b = a.astype(np.float64).reshape(-1), b.reshape(-1)
+    return (a.size == b.size or 1 in (a.size, b.size)) and bool(np.allclose(a, b, rtol=1e-6, atol=0))
+
+
+def _same_scale(row: Row, call: Call) -> Iterator[Violation]:
+    """All values at the named ports, where quantized, share scale and zero point."""
+    seen: list[tuple[str, float | None, int | None]] = []
+    for port in row.same_scale:
+        for value in call.values(port):
+            stored = storage(value, output=port in call.output_values)
+            if stored.quantized and stored.axis is None:
+                zero = _zero_points(stored)
+                scale = g.constant(stored.scale)
+                seen.append((port, None if scale is None else float(scale.reshape(())),
+                             None if zero is None else int(zero.reshape(-1)[0])))  # fmt: skip
+    if not seen:
+        return
+    first = seen[0]
+    for port, scale, zero in seen[1:]:
+        same = None not in (scale, zero, *first) and zero == first[2]
+        if not (same and math.isclose(scale or 0.0, first[1] or 0.0, rel_tol=1e-6)):
+            yield Violation(
+                f"scale of {port}",
+                f"the same as {first[0]} ({first[1]}, {first[2]})",
+                f"{scale}, {zero}",
+                row.fix,
+            )
+            return
