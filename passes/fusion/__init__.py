@@ -1,4 +1,4 @@
-"""Fusion: regions that exporters spell out, as the operators that they mean; constants folded into weights."""
+"""Fusion: what exporters spell out, as the operators meant; constants folded into weights."""
 
 from tapeout.passes.fusion.activation import ACTIVATION
 

@@ -1,8 +1,8 @@
-"""Activations that exporters spell out in arithmetic, as one operator. Every spelling of a formula is one rule.
+"""Activations that exporters spell out in arithmetic, as one operator; one rule for every spelling.
 
     x/2 * (1 + erf(x / sqrt(2)))                            -> Gelu(x)
     x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))       -> Gelu(x, approximate="tanh")
-    x * sigmoid(a x)                                        -> Swish(x, alpha=a)     (a = 1.702: GELU's third form)
+    x * sigmoid(a x)                                        -> Swish(x, alpha=a)    (1.702: GELU's third form)
     x * tanh(softplus(x))                                   -> Mish(x)
     clip(x + 3, 0, 6) / 6                                   -> HardSigmoid(x, 1/6, 1/2)
     x * clip(x + 3, 0, 6) / 6                               -> HardSwish(x)
@@ -11,14 +11,16 @@
     max(x, a x), 0 < a < 1                                  -> LeakyRelu(x, a)
     relu(x) - a relu(-x)                                    -> PRelu(x, a) or LeakyRelu(x, a)
 
-All are equal up to rounding for every finite x. At infinities the spelled form often computes inf * 0 = NaN where
-the operator gives the limit.
+All are equal up to rounding for every finite x. At infinities the spelled form often computes inf * 0 = NaN
+where the operator gives the limit.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +32,7 @@ from tapeout.passes.fusion.algebra import (
     Reader,
     Region,
     RegionRule,
+    call,
     candidates,
     equal,
     monomial,
@@ -50,8 +53,8 @@ def _gates(root: ir.Node, *op_types: str) -> Iterator[tuple[ir.Node, ir.Value]]:
 def _region(
     root: ir.Node, gate: ir.Node, x: ir.Value, outer: dict[tuple[str, ...], float], inner: dict[int, float]
 ) -> tuple[ir.Node, ...] | None:
-    """The nodes of the region if `root` is the sum of products `outer` of "x" and "t" (the gate's output) and the
-    gate's input is the polynomial `inner` in x, by degree."""
+    """The nodes of the region if `root` is the sum of products `outer` of "x" and "t" (the gate's output) and
+    the gate's input is the polynomial `inner` in x, by degree."""
     letters = {"x": x, "t": gate.outputs[0]}
     reader = Reader([x, gate.outputs[0]])
     found = reader.read(root.outputs[0])
@@ -81,7 +84,7 @@ class Gelu(RegionRule):
             else:
                 nodes, form = _region(node, gate, x, outer, {1: c, 3: c * 0.044715}), "tanh"
             if nodes is not None and _same_rank(node, x):
-                return Region(nodes, lambda op, x=x, form=form: op.Gelu(x, approximate=form))  # type: ignore[misc]
+                return Region(nodes, call("Gelu", x, approximate=form))
         return None
 
 
@@ -99,7 +102,7 @@ class Swish(RegionRule):
             nodes = _region(node, gate, x, {("x", "t"): 1.0}, {1: slope})
             if nodes is not None and _same_rank(node, x):
                 alpha = None if slope == 1.0 else slope
-                return Region(nodes, lambda op, x=x, alpha=alpha: op.Swish(x, alpha=alpha))  # type: ignore[misc]
+                return Region(nodes, call("Swish", x, alpha=alpha))
         return None
 
 
@@ -130,7 +133,7 @@ class Mish(RegionRule):
             if x is None or not equal(reader.read(node.outputs[0]), {monomial(x, gate.outputs[0]): 1.0}):
                 continue
             if _same_rank(node, x):
-                return Region((*reader.nodes, gate, *inside), lambda op, x=x: op.Mish(x))  # type: ignore[misc]
+                return Region((*reader.nodes, gate, *inside), call("Mish", x))
         return None
 
 
@@ -154,7 +157,7 @@ def _near(a: float, b: float) -> bool:
 
 
 class HardSigmoid(RegionRule):
-    """clip(x + 3, 0, 6) / 6 -> HardSigmoid(x, 1/6, 1/2); clip(x / 5 + 1/2, 0, 1) -> HardSigmoid(x, 1/5, 1/2)"""
+    """clip(x + 3, 0, 6) / 6 -> HardSigmoid(x, 1/6, 1/2); clip(x/5 + 1/2, 0, 1) -> HardSigmoid(x, 1/5, 1/2)"""
 
     ops = ("Mul", "Div", "Clip")
 
@@ -179,7 +182,7 @@ class HardSigmoid(RegionRule):
                 continue
             alpha = 1 / 6 if _near(parts[1], 1 / 6) else 0.2
             nodes = (*reader.nodes, *parts[3])
-            return Region(nodes, lambda op, x=x, alpha=alpha: op.HardSigmoid(x, alpha=alpha, beta=0.5))  # type: ignore[misc]
+            return Region(nodes, call("HardSigmoid", x, alpha=alpha, beta=0.5))
         return None
 
 
@@ -196,7 +199,7 @@ class HardSwish(RegionRule):
             reader = Reader([x, gate.outputs[0]])
             wanted = {monomial(x, gate.outputs[0]): 1 / parts[0]}
             if equal(reader.read(node.outputs[0]), wanted) and _same_rank(node, x):
-                return Region((*reader.nodes, *parts[3]), lambda op, x=x: op.HardSwish(x))  # type: ignore[misc]
+                return Region((*reader.nodes, *parts[3]), call("HardSwish", x))
         return None
 
 
@@ -216,7 +219,7 @@ class ClipFromMinMax(NodeRule):
 
     ops = ("Max", "Min")
 
-    def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | str | None:
+    def rewrite(self, op: Builder, node: ir.Node) -> Any:
         found = _limit(node)
         if found is None:
             return None
@@ -244,10 +247,10 @@ def _bounds(node: ir.Node) -> tuple[float | None, float | None]:
     """The constant bounds of a Relu or Clip; NaN where a bound is computed."""
     if node.op_type == "Relu":
         return 0.0, None
-    pair = [None, None]
+    pair: list[float | None] = [None, None]
     for i, v in enumerate(node.inputs[1:3]):
         number = g.scalar(v)
-        pair[i] = None if v is None else math.nan if number is None else number  # type: ignore[call-overload]
+        pair[i] = None if v is None else math.nan if number is None else number
     return pair[0], pair[1]
 
 
@@ -256,7 +259,7 @@ class ReluFromClip(NodeRule):
 
     ops = ("Clip",)
 
-    def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | str | None:
+    def rewrite(self, op: Builder, node: ir.Node) -> Any:
         low, high = _bounds(node)
         if (
             low == 0
@@ -284,7 +287,7 @@ class LeakyReluFromMax(RegionRule):
             array = g.constant(slope, limit=1 << 16)
             if slope is None or array is None or not np.all((array > 0) & (array < 1)):
                 return None if array is None else "the slope is not between 0 and 1"
-            return Region((mul,), lambda op, x=x, slope=slope: _leaky(op, x, slope))  # type: ignore[misc]
+            return Region((mul,), functools.partial(_leaky, x=x, slope=slope))
         return None
 
 
@@ -296,10 +299,10 @@ class PReluFromRelus(RegionRule):
     def find(self, node: ir.Node) -> Region | str | None:
         for positive in (g.producer(v, "Relu") for v in node.inputs[:2]):
             x = None if positive is None else positive.inputs[0]
-            negative = next(
-                (r for r in upstream(node.outputs[0]) if r.op_type == "Relu" and x is not None and r is not positive
-                 and equal(Reader([x]).read(r.inputs[0]), {monomial(x): -1.0})), None
-            )  # fmt: skip
+            minus = {} if x is None else {monomial(x): -1.0}
+            relus = [r for r in upstream(node.outputs[0]) if r.op_type == "Relu" and r is not positive]
+            stop = [] if x is None else [x]
+            negative = next((r for r in relus if equal(Reader(stop).read(r.inputs[0]), minus)), None)
             if positive is None or negative is None or x is None:
                 continue
             reader = Reader([positive.outputs[0], negative.outputs[0]])
@@ -319,23 +322,23 @@ class PReluFromRelus(RegionRule):
             sign.read(negative.inputs[0])
             nodes = (*reader.nodes, *sign.nodes, positive, negative)
             slope = rest[0][1] if rest else None
-            return Region(nodes, lambda op, x=x, slope=slope, k=-number: _leaky(op, x, slope, k))  # type: ignore[misc]
+            return Region(nodes, functools.partial(_leaky, x=x, slope=slope, factor=-number))
         return None
 
 
-def _leaky(op: Builder, x: ir.Value, slope: ir.Value | None, factor: float = 1.0) -> ir.Value | str:
+def _leaky(op: Builder, x: ir.Value, slope: ir.Value | None, factor: float = 1.0) -> Any:
     """The operator with the slope `factor * slope`, or the reason why it does not fit."""
     array = np.asarray(factor) if slope is None else g.constant(slope, limit=1 << 22)
     if array is None:
         return "the slope has more than 4 million elements"
     array = array.astype(np.float64) * (1.0 if slope is None else factor)
     if array.size == 1 or np.all(array == array.reshape(-1)[0]):
-        return op.LeakyRelu(x, alpha=float(array.reshape(-1)[0]))  # type: ignore[no-any-return]
+        return op.LeakyRelu(x, alpha=float(array.reshape(-1)[0]))
     shape = g.dims(x)
     assert shape is not None
     if any(d not in (1, s) for d, s in zip(array.shape[::-1], shape[::-1], strict=False)):
         return f"the slope of shape {array.shape} does not broadcast into {shape}"
-    return op.PRelu(x, op.constant(array, x.dtype, hint="slope"))  # type: ignore[no-any-return]
+    return op.PRelu(x, op.constant(array, x.dtype, hint="slope"))
 
 
 ACTIVATION = Rewrite(

@@ -1,7 +1,8 @@
 """What a region of arithmetic computes, as a polynomial: one rule then covers every spelling of a formula.
 
-`Reader` reads a value as a sum of products of atoms, `{monomial: coefficient}`. Atoms are the values at which
-reading stops, reciprocals and reciprocal square roots; one-element constants are coefficients, larger ones atoms.
+`Reader` reads a value as a sum of products of atoms, `{monomial: coefficient}`. Atoms are the values at
+which reading stops, reciprocals and reciprocal square roots; one-element constants are coefficients, larger
+ones atoms.
 
     x * (1 + T) * 0.5   ->   {x: 0.5, x*T: 0.5}
     (x - m) / sqrt(s)   ->   {x*rsqrt(s): 1, m*rsqrt(s): -1}
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -37,7 +39,7 @@ def monomial(*atoms: ir.Value | Atom) -> Monomial:
 
 
 class Reader:
-    """Reads values as polynomials, never past the values in `stops`. `nodes` collects what was read through."""
+    """Reads values as polynomials, never past `stops`. `nodes` collects what was read through."""
 
     def __init__(self, stops: Iterable[ir.Value]) -> None:
         self.stops = {id(v) for v in stops}
@@ -138,8 +140,8 @@ def equal(found: Polynomial | None, wanted: Mapping[Monomial, float]) -> bool:
 
 
 def upstream(value: ir.Value | None, through: frozenset[str] = ARITHMETIC, limit: int = 24) -> list[ir.Node]:
-    """The nodes reached backward from `value` through nodes of the types `through`, nearest first; the nodes at
-    which the walk ends are in the list too."""
+    """The nodes reached backward from `value` through nodes of the types `through`, nearest first; the nodes
+    at which the walk ends are in the list too."""
     found: dict[ir.Node, None] = {}
     queue = [value]
     for v in queue:
@@ -161,20 +163,25 @@ def candidates(value: ir.Value | None) -> list[ir.Value]:
 
 @dataclass(frozen=True)
 class Region:
-    """A recognised formula: the nodes that compute it (the root among them) and how to make its fused form."""
+    """A recognised formula: the nodes that compute it and how to make its fused form."""
 
     nodes: tuple[ir.Node, ...]
-    make: Callable[[Builder], ir.Value | str]
+    make: Callable[[Builder], Any]
+
+
+def call(op_type: str, *inputs: Any, **attributes: Any) -> Callable[[Builder], Any]:
+    """Makes one node of the standard domain."""
+    return lambda op: op.node(op_type, inputs, attributes)[0]
 
 
 class RegionRule(NodeRule):
-    """A rule that recognises what a region computes. `find` answers for one root; values inside the region may be
-    read by nobody outside it."""
+    """A rule that recognises what a region computes. `find` answers for one root; values inside the region
+    may be read by nobody outside it."""
 
     def find(self, node: ir.Node) -> Region | str | None:
         raise NotImplementedError
 
-    def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | str | None:
+    def rewrite(self, op: Builder, node: ir.Node) -> Any:
         region = self.find(node)
         if region is None or isinstance(region, str):
             return region
