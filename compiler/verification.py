@@ -1,0 +1,186 @@
+"""Does the artifact compute what the source computes? On the target's own runtimes, on several inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapeout.compiler.errors import AccuracyError, UsageError
+from tapeout.compiler.metrics import Array, Difference, difference, is_inexact
+from tapeout.compiler.reference import Reference, Source, spread
+from tapeout.compiler.target import Runner
+
+# max|a-b| / max|reference| that a float32 artifact may show, or this many times ORT's own spread.
+FLOAT32 = 1e-5
+SPREAD = 4.0
+# The same for schemes that compute or store in half precision.
+HALF = 1e-2
+TOLERANCES = {"float32": FLOAT32, "float16": HALF, "bfloat16": HALF}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One output on one runtime: the worst of all inputs."""
+
+    output: str
+    runtime: str
+    device: str
+    tolerance: float
+    difference: Difference
+    sample: int
+
+    @property
+    def holds(self) -> bool:
+        d = self.difference
+        return d.pattern and d.shape == d.found_shape and (d.exact or d.relative <= self.tolerance)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "output": self.output,
+            "runtime": self.runtime,
+            "device": self.device,
+            "tolerance": self.tolerance,
+            "sample": self.sample,
+            "holds": self.holds,
+            **self.difference.as_json(),
+        }
+
+
+@dataclass
+class Verification:
+    """The result for an artifact: entries per output and runtime; `proven` names runtime and device that ran."""
+
+    entries: list[Entry] = field(default_factory=list)
+    proven: list[str] = field(default_factory=list)
+    samples: int = 0
+    data: str = "random"
+    reference: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return all(e.holds for e in self.entries)
+
+    def worst(self) -> Entry | None:
+        """The entry that fails first, else the one with the largest error relative to its tolerance."""
+        failing = [e for e in self.entries if not e.holds]
+        return max(failing or self.entries, key=_badness, default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "holds": self.holds,
+            "proven": self.proven,
+            "samples": self.samples,
+            "data": self.data,
+            "reference": self.reference,
+            "outputs": [e.as_json() for e in self.entries],
+        }
+
+    def table(self) -> str:
+        """The same for people, one line per output and runtime."""
+        rows = [("output", "runtime", "max error", "relative", "allowed", "SQNR dB", "cosine", "argmax", "")]
+        for e in self.entries:
+            d = e.difference
+            rows.append((
+                e.output, e.runtime, number(d.error), number(d.relative), number(e.tolerance), number(d.sqnr, ".1f"),
+                f"{d.cosine:.7f}", "-" if d.argmax is None else f"{d.argmax:.2%}", "ok" if e.holds else "FAILS",
+            ))  # fmt: skip
+        return text_table(rows)
+
+
+def number(value: float, form: str = ".2e") -> str:
+    """A float for people: "0" and "equal" where there is nothing to say."""
+    return "0" if value == 0 else "inf" if math.isinf(value) else format(value, form)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first of which is the head, in columns."""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)
+
+
+def _badness(entry: Entry) -> float:
+    d = entry.difference
+    if not d.pattern or d.shape != d.found_shape:
+        return math.inf
+    return d.relative / entry.tolerance if entry.tolerance else (0.0 if d.exact else math.inf)
+
+
+def tolerance(scheme: str, own_spread: float) -> float:
+    """What max|a-b| / max|reference| may be for a float output (integers and booleans are exact)."""
+    if scheme not in TOLERANCES:
+        raise UsageError(f"no tolerance is known for the scheme '{scheme}'; known: {', '.join(TOLERANCES)}")
+    if not math.isfinite(own_spread):
+        own_spread = 0.0
+    return max(TOLERANCES[scheme], SPREAD * own_spread)
+
+
+def verify(
+    reference: Reference,
+    source: Source,
+    runners: Sequence[Runner],
+    samples: Iterable[Mapping[str, Array]],
+    *,
+    scheme: str = "float32",
+    adapt: Adapter | None = None,
+    data: str = "random",
+    outputs: Sequence[str] | None = None,
+) -> Verification:
+    """Run every sample through `reference` and every runner, and keep the worst difference of each output.
+
+    `source` is what ORT's own spread is measured on (once, on the first sample). `adapt` maps inputs and outputs
+    of the artifact to those of the reference where the user asked for another layout.
+    """
+    result = Verification(data=data, reference=reference.runtime, proven=[f"{r.runtime} on {r.device}" for r in runners])
+    own: dict[str, float] | None = None
+    worst: dict[tuple[str, int], Entry] = {}
+    for index, given in enumerate(samples):
+        feed = given if adapt is None else adapt.inputs(given)
+        expected = reference.run(feed, outputs)
+        if own is None:
+            own = _own_spread(source, feed)
+        if adapt is not None:
+            expected = adapt.outputs(expected)
+        for place, runner in enumerate(runners):
+            found = runner.run(given)
+            for name, array in expected.items():
+                if name not in found:
+                    raise AccuracyError(f"the artifact has no output '{name}'; it has {', '.join(found) or 'none'}")
+                allowed = tolerance(scheme, own.get(name, 0.0)) if is_inexact(array) else 0.0
+                entry = Entry(name, runner.runtime, runner.device, allowed, difference(array, found[name]), index)
+                known = worst.get((name, place))
+                if known is None or _badness(entry) > _badness(known):
+                    worst[name, place] = entry
+        result.samples = index + 1
+    result.entries = list(worst.values())
+    return result
+
+
+def _own_spread(source: Source, feed: Mapping[str, Array]) -> dict[str, float]:
+    from tapeout.compiler.errors import InvalidModelError
+
+    try:
+        return spread(source, [feed])
+    except InvalidModelError:  # where ORT itself cannot run the model there is no spread to allow for
+        return {}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Between an artifact whose inputs and outputs have another axis order, and the source: `perms[name]` makes
+    the artifact's array from the source's, as in `numpy.transpose(source, perm)`."""
+
+    perms: Mapping[str, tuple[int, ...]]
+
+    def inputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """The source's inputs from the artifact's."""
+        return {k: v.transpose(_inverse(self.perms[k])) if k in self.perms else v for k, v in feed.items()}
+
+    def outputs(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The artifact's outputs from the source's."""
+        return {k: v.transpose(self.perms[k]) if k in self.perms else v for k, v in values.items()}
+
+
+def _inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(perm)), key=lambda i: perm[i]))

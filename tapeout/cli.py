@@ -1,0 +1,99 @@
+"""The command line: one command per file of `commands/`; exit codes, JSON and messages are made here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from tapeout.commands import bench, compare, conformance, explain, export, inspect, targets, verify
+
+SCHEMA = "tapeout/1"
+USAGE, INTERNAL, INTERRUPTED, TERMINATED = 2, 70, 130, 143
+
+app = typer.Typer(
+    name="tapeout",
+    help="Compile trained models into verified artifacts for the hardware that runs them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+for command in (export, explain, verify, compare, inspect, bench, targets, conformance):
+    command.register(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from tapeout import __version__
+
+        typer.echo(f"tapeout {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Say the version.")) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code and never raises for bad input."""
+    arguments = list(arguments)
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        result = app(args=arguments, prog_name="tapeout", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BaseException as error:
+        if os.environ.get("TAPEOUT_TRACEBACK") == "1" and not isinstance(error, SystemExit):
+            raise
+        return _failed(error, "--json" in arguments)
+
+
+def _failed(error: BaseException, as_json: bool) -> int:
+    """Say what went wrong, as text and where asked as JSON; the exit code."""
+    from tapeout.api import failures
+    from tapeout.compiler.errors import TapeoutError
+
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else INTERNAL
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _say(INTERRUPTED, "interrupted", "interrupted; nothing was written", None, as_json)
+    if hasattr(error, "format_message"):  # what the command line parser raises
+        text = str(error.format_message())
+        context: Any = getattr(error, "ctx", None)
+        hint = f"see {context.command_path} --help" if context is not None else None
+        return _say(USAGE, "usage", text, hint, as_json)
+    if not isinstance(error, TapeoutError):
+        try:
+            with failures():
+                raise error
+        except TapeoutError as known:
+            error = known
+    assert isinstance(error, TapeoutError)
+    return _say(error.exit_code, error.kind, error.message, error.hint, as_json, error)
+
+
+def _say(code: int, kind: str, message: str, hint: str | None, as_json: bool, error: Any = None) -> int:
+    from tapeout.compiler.errors import TapeoutError
+
+    print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    if as_json:
+        from tapeout.compiler.artifact import json_bytes
+
+        body = error.as_json() if isinstance(error, TapeoutError) else {
+            "code": code, "kind": kind, "transient": False, "message": message, "hint": hint, "nodes": [],
+        }  # fmt: skip
+        sys.stdout.write(json_bytes({"schema": SCHEMA, "error": body}).decode())
+        sys.stdout.flush()
+    return code
+
+
+def _terminated(*_: object) -> None:
+    raise SystemExit(TERMINATED)

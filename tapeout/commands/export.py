@@ -1,0 +1,91 @@
+"""tapeout export MODEL --target NAME -o OUT"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tapeout.commands import options as o
+
+if TYPE_CHECKING:
+    from tapeout.api import Export
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", help="Turn a model into an artifact for a target, checked against the source.")(export)
+
+
+def export(
+    model: o.ModelPath,
+    target: o.TargetName = "tflite",
+    device: o.Device = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="The artifact.", show_default=False)] = None,
+    quantize: o.Scheme = None,
+    shape: o.Shape = None,
+    layout: o.Layout = None,
+    outputs: o.Outputs = None,
+    option: o.TargetOption = None,
+    data: o.DataPath = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", metavar="METRIC=BOUND", help="Fail unless sqnr, cosine, argmax (at least) or error, relative "
+                     "(at most) holds.", show_default=False),
+    ] = None,
+    max_size: Annotated[str | None, typer.Option("--max-size", metavar="N", help="Fail above this size.", show_default=False)] = None,
+    require_proof: Annotated[bool, typer.Option("--require-proof", help="Fail where no runtime could prove it.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without checking the numbers.")] = False,
+    keep_rejected: Annotated[bool, typer.Option("--keep-rejected", help="Leave OUT.rejected where the check fails.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop before writing; say what would be written.")] = False,
+    depfile: Annotated[Path | None, typer.Option("--depfile", metavar="F", help="List the files read, for make.", show_default=False)] = None,
+    jobs: o.Jobs = None,
+    as_json: o.Json = False,
+) -> None:  # fmt: skip
+    from tapeout import api
+
+    with o.progress(as_json) as notify:
+        result = api.export(
+            model, target, device=device, output=output, quantize=quantize, shape=o.shapes(shape),
+            layout=o.pairs(layout, "--layout", "NAME=NHWC"), outputs=o.names(outputs),
+            options=o.pairs(option, "--option", "KEY=VALUE"), data=data, gates=o.gates(gate), max_size=o.size(max_size),
+            verify=not no_verify, require_proof=require_proof, keep_rejected=keep_rejected, dry_run=dry_run,
+            depfile=depfile, jobs=jobs, notify=notify,
+        )  # fmt: skip
+    o.say(summary(model, result, dry_run))
+    if as_json:
+        o.print_json({
+            "schema": "tapeout.export/1",
+            "artifact": str(result.artifact),
+            "outputs": [str(p) for p in result.outputs],
+            "dry_run": dry_run,
+            "manifest": result.manifest,
+            "report": result.report,
+        })  # fmt: skip
+
+
+def summary(model: Path, result: Export, dry_run: bool) -> str:
+    """What was done, in a few lines."""
+    from tapeout.compiler.verification import number
+
+    manifest, report = result.manifest, result.report
+    source = report["source"]
+    operators = sum(manifest["placement"].values())
+    lines = [f"{model.name}: {source['nodes']} nodes, {o.bytes_text(source['weights'])} of weights"]
+    if dry_run:
+        lines.append(f"would write {', '.join(map(str, result.outputs))}")
+    else:
+        size = manifest["artifact"]["bytes"]
+        lines.append(f"{result.artifact}: {manifest['target']} ({manifest['scheme']}), {operators} operators, {o.bytes_text(size)}")
+    checked = report.get("verification")
+    if checked and checked["outputs"]:
+        worst = max(checked["outputs"], key=lambda e: e["relative"])
+        lines.append(
+            f"verified on {', '.join(checked['proven'])}: {checked['samples']} samples ({checked['data']}), "
+            f"largest error {number(worst['relative'])} of the largest value ('{worst['output']}', allowed {number(worst['tolerance'])})"
+        )
+    elif not dry_run:
+        lines.append(f"unproven: it was not run on any runtime for {manifest['target']} {manifest['device']}")
+    seconds = report["seconds"]
+    lines.append(f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")")
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""Options that several commands share, how their values are read, and how results are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+ArtifactPath = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The file that export wrote.", show_default=False)]
+TargetName = Annotated[str, typer.Option("--target", "-t", metavar="NAME", help="What to compile for; see 'tapeout targets'.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="D", help="The target's device.", show_default=False)]
+Shape = Annotated[
+    list[str] | None, typer.Option("--shape", metavar="NAME=1,3,224,224", help="Bind an input's shape.", show_default=False)
+]
+Layout = Annotated[
+    list[str] | None,
+    typer.Option("--layout", metavar="NAME=NHWC", help="Axis order of an input or output.", show_default=False),
+]
+Outputs = Annotated[
+    list[str] | None, typer.Option("--outputs", metavar="NAME,..", help="Keep only these outputs.", show_default=False)
+]
+TargetOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the target.", show_default=False)
+]
+Scheme = Annotated[
+    str | None, typer.Option("--quantize", metavar="SCHEME", help="float32, float16, or what the target offers.", show_default=False)
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="D", help="Samples: an .npz named after the inputs, or a folder.", show_default=False),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most so many threads.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+
+
+def pairs(values: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
+    """NAME=VALUE options; the last `=` splits, since names may hold one. Raises UsageError."""
+    from tapeout.compiler.errors import UsageError
+
+    result: dict[str, str] = {}
+    for text in values or ():
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"{option} '{text}': expected {example}")
+        if name in result:
+            raise UsageError(f"{option} names '{name}' twice")
+        result[name] = value
+    return result
+
+
+def shapes(values: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """--shape NAME=1,3,224,224; a scalar is `NAME=()`."""
+    from tapeout.compiler.errors import UsageError
+
+    result: dict[str, tuple[int, ...]] = {}
+    for name, text in pairs(values, "--shape", "NAME=1,3,224,224").items():
+        try:
+            found = () if text == "()" else tuple(int(d) for d in text.replace("x", ",").split(","))
+        except ValueError:
+            raise UsageError(f"--shape '{name}={text}': expected whole numbers, such as {name}=1,3,224,224") from None
+        if any(d < 0 for d in found):
+            raise UsageError(f"--shape '{name}={text}': sizes are not negative")
+        result[name] = found
+    return result
+
+
+def names(values: Sequence[str] | None) -> list[str]:
+    """--outputs a,b --outputs c"""
+    return [n.strip() for v in values or () for n in v.split(",") if n.strip()]
+
+
+def gates(values: Sequence[str] | None) -> dict[str, float]:
+    """--gate METRIC=BOUND"""
+    from tapeout.compiler.errors import UsageError
+
+    result = {}
+    for metric, text in pairs(values, "--gate", "METRIC=BOUND").items():
+        try:
+            result[metric] = float(text)
+        except ValueError:
+            raise UsageError(f"--gate '{metric}={text}': the bound is no number") from None
+    return result
+
+
+def size(text: str | None) -> int | None:
+    """--max-size: bytes, or with k, M, G (powers of 1000) or Ki, Mi, Gi."""
+    from tapeout.compiler.errors import UsageError
+
+    if text is None:
+        return None
+    units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+    number = text.lower().removesuffix("b")
+    unit = number.lstrip("0123456789. ")
+    try:
+        return int(float(number.removesuffix(unit)) * units[unit])
+    except (ValueError, KeyError):
+        raise UsageError(f"--max-size '{text}': expected a size such as 500k, 4M or 1.5Gi") from None
+
+
+def say(text: str) -> None:
+    """Words for people, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """The result for programs, on standard output."""
+    from tapeout.compiler.artifact import json_bytes
+
+    sys.stdout.write(json_bytes(content).decode())
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str], None] | None]:
+    """A line that tells what is being done, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    words = {"read": "reading", "passes": "rewriting", "emit": "writing", "verify": "verifying", "write": "publishing"}
+    with Console(stderr=True).status("starting") as status:
+        yield lambda part: status.update(f"{words.get(part, part)} ...")
+
+
+def bytes_text(count: int) -> str:
+    """A size for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,151 @@
+"""Proof of an export: its numbers on the target's runtimes, the verdict, and where the fault lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from tapeout.compiler import data as inputs
+from tapeout.compiler.errors import AccuracyError, InvalidModelError, TapeoutError, UsageError
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.metrics import Array
+from tapeout.compiler.reference import Reference, Source
+from tapeout.compiler.target import Request, Target
+from tapeout.compiler.verification import Adapter, Entry, Verification, number, verify
+from tapeout.road import Model, Prepared, Wish, prepare
+
+# Samples of the user's data that an export is checked on; `tapeout verify --samples` takes more.
+SAMPLES = 8
+
+# Metrics that --gate knows, and whether the bound is the least ("min") or the most ("max") that is right.
+GATES = {"sqnr": "min", "cosine": "min", "argmax": "min", "error": "max", "relative": "max"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An artifact, and the model and wishes that it is said to fulfil. `prepared` may have been through passes:
+    of it only the interface is used."""
+
+    model: Model
+    wish: Wish
+    prepared: Prepared
+    target: Target
+    request: Request
+    artifact: Path
+    data: str | os.PathLike[str] | None = None
+    jobs: int | None = None
+    samples: int = SAMPLES
+
+
+def feeds(model: ir.Model, data: str | os.PathLike[str] | None, limit: int = SAMPLES) -> tuple[Iterable[Mapping[str, Array]], str]:
+    """What to run on, and its name: the user's data, else random inputs (where the batch is free at 2, 1 and 3)."""
+    if data is not None:
+        return inputs.Data(data, model).samples(limit), os.fspath(data)
+    drawn = inputs.random_inputs(model)
+    free = any(isinstance(s[0], str) for v in model.graph.inputs if (s := g.dims(v)))
+    if free:
+        drawn += inputs.random_inputs(model, 1, 1, batch=1) + inputs.random_inputs(model, 2, 1, batch=3)
+    return drawn, "random"
+
+
+def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter | None]:
+    """What stands for the source: the file itself where ONNX Runtime can run it, else the model as it was read."""
+    adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
+    original: Source = claim.model
+    try:
+        with Reference(original, threads=claim.jobs) as reference:
+            reference.run(feed if adapter is None else adapter.inputs(feed))
+            return original, adapter
+    except InvalidModelError:
+        plain = Wish(claim.wish.shape, {}, claim.wish.outputs)
+        return prepare(claim.model, plain).model, adapter
+
+
+def prove(claim: Claim) -> Verification | None:
+    """Run the artifact on every runtime of its target against the source; None where the target has none here."""
+    runners = claim.target.runners(claim.artifact, claim.request)
+    if not runners:
+        return None
+    samples, name = feeds(claim.prepared.model, claim.data, claim.samples)
+    samples = iter(samples)
+    first = next(samples)
+    source, adapter = source_of(claim, first)
+    names = [v.name or "" for v in claim.prepared.model.graph.outputs]
+    with Reference(source, threads=claim.jobs) as reference:
+        return verify(
+            reference, source, runners, _chain(first, samples),
+            scheme=claim.request.scheme, adapt=adapter, data=name, outputs=names,
+        )  # fmt: skip
+
+
+def _chain(first: Mapping[str, Array], rest: Iterable[Mapping[str, Array]]) -> Iterable[Mapping[str, Array]]:
+    yield first
+    yield from rest
+
+
+def judge(proof: Verification | None, gates: Mapping[str, float], require_proof: bool, claim: Claim) -> AccuracyError | None:
+    """The error that the proof calls for, if any."""
+    where = f"{claim.target.name} on {claim.request.device}"
+    if proof is None:
+        if require_proof or gates:
+            return AccuracyError(f"nothing here can run the artifact for {where}: it is unproven",
+                                 hint="without --require-proof and --gate it is written all the same")  # fmt: skip
+        return None
+    worst = proof.worst()
+    if worst is not None and not worst.holds:
+        return AccuracyError(describe(worst, proof))
+    for metric, bound in gates.items():
+        if metric not in GATES:
+            raise UsageError(f"no metric '{metric}'; --gate knows {', '.join(GATES)}")
+        for entry in proof.entries:
+            value = getattr(entry.difference, metric)
+            if value is not None and (value < bound if GATES[metric] == "min" else value > bound):
+                side = "at least" if GATES[metric] == "min" else "at most"
+                return AccuracyError(
+                    f"output '{entry.output}': {metric} {number(value, '.6g')}, {side} {bound:g} is asked for ({entry.runtime})"
+                )
+    return None
+
+
+def describe(entry: Entry, proof: Verification) -> str:
+    """What is wrong with an output, in one line."""
+    d, where = entry.difference, f"output '{entry.output}' on {entry.runtime}"
+    if d.shape != d.found_shape:
+        return f"{where} has shape {list(d.found_shape)}, expected {list(d.shape)}"
+    if d.dtype != d.found_dtype:
+        return f"{where} is {d.found_dtype}, expected {d.dtype}"
+    if not d.pattern:
+        return f"{where} has NaN or infinity where the source has none, or the other way round"
+    if entry.tolerance == 0:
+        return f"{where} differs by up to {number(d.error)}, expected equal"
+    return (
+        f"{where} is off by {number(d.relative)} of the largest value, at most {number(entry.tolerance)} is allowed "
+        f"({proof.data} data, sample {entry.sample})"
+    )
+
+
+def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyError:
+    """The same error with the first source node beyond tolerance and the pass that introduced it, where found."""
+    from tapeout.compiler.location import find
+
+    worst = proof.worst()
+    assert worst is not None
+    try:
+        samples, _ = feeds(claim.prepared.model, claim.data, claim.samples)
+        feed = list(samples)[worst.sample]
+        fault = find(
+            lambda: prepare(claim.model, claim.wish).model, claim.target, claim.request, claim.artifact, feed, threads=claim.jobs
+        )
+    except TapeoutError as other:
+        return AccuracyError(f"{error.message}; looking for the cause failed: {other.message}", hint=error.hint)
+    if fault is None:
+        return error
+    return AccuracyError(
+        f"{error.message}; {fault.describe()}",
+        hint="this is a fault of tapeout or of the runtime: please report it with the model; --keep-rejected keeps the file",
+        nodes=fault.nodes,
+    )

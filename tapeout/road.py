@@ -1,0 +1,113 @@
+"""The road of a model up to emission: read, shaped as asked, through the target's passes, accepted or refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnx_ir as ir
+
+from tapeout.compiler.errors import UnsupportedError, UsageError
+from tapeout.compiler.pipeline import History, run
+from tapeout.compiler.target import Request, Target
+from tapeout.compiler.target import target as find_target
+
+if TYPE_CHECKING:
+    from tapeout.compiler.declaration import Acceptance
+
+Model = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks of the model itself: sizes of inputs, axis orders, which outputs."""
+
+    shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    layout: Mapping[str, str] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+
+
+@dataclass
+class Prepared:
+    """A model as it was read and shaped; `perms` tells which inputs and outputs have another axis order."""
+
+    model: ir.Model
+    perms: dict[str, tuple[int, ...]]
+    files: list[Path]
+
+
+def choose(target: str | Target, device: str | None, scheme: str | None, options: Mapping[str, str] | None) -> tuple[Target, Request]:
+    """The target and what is asked of it; raises UsageError naming what it offers."""
+    found = find_target(target) if isinstance(target, str) else target
+    device = device or found.devices[0]
+    scheme = scheme or "float32"
+    if device not in found.devices:
+        raise UsageError(f"target '{found.name}' has no device '{device}'; it has {', '.join(found.devices)}")
+    if scheme not in found.schemes:
+        raise UsageError(f"target '{found.name}' does not offer '{scheme}'; it offers {', '.join(found.schemes)}")
+    return found, Request(scheme=scheme, device=device, options=dict(options or {}))
+
+
+def prepare(model: Model, wish: Wish) -> Prepared:
+    """Read `model` into the IR, as `wish` says; a given object is not changed."""
+    if isinstance(model, str | os.PathLike):
+        from tapeout.compiler.ir.load import load
+
+        path = Path(model)
+        if not path.exists():
+            raise UsageError(f"the model '{path}' does not exist")
+        if path.is_dir():
+            raise UsageError(f"the model '{path}' is a folder, expected an ONNX file")
+        loaded = load(path)
+        files = [Path(f) for f in loaded.meta.get("tapeout.files", [path])]
+    else:
+        from tapeout.compiler.ir.load import from_proto
+
+        if not isinstance(model, onnx.ModelProto | ir.Model):
+            raise UsageError(f"the model is a {type(model).__name__}; expected a path, an onnx.ModelProto or an onnx_ir.Model")
+        loaded = from_proto(model if isinstance(model, onnx.ModelProto) else ir.to_proto(model))
+        files = []
+    if wish.outputs:
+        from tapeout.compiler.ir.cut import cut_outputs
+
+        cut_outputs(loaded, list(wish.outputs))
+    if wish.shape:
+        from tapeout.compiler.ir.cut import bind_shapes
+
+        bind_shapes(loaded, {k: tuple(v) for k, v in wish.shape.items()})
+    perms: dict[str, tuple[int, ...]] = {}
+    if wish.layout:
+        from tapeout.compiler.ir.relayout import set_layout
+
+        perms = set_layout(loaded, wish.layout)
+    return Prepared(loaded, perms, files)
+
+
+def legalize(model: ir.Model, target: Target, request: Request) -> tuple[History, Acceptance]:
+    """Run the target's passes on `model` in place, and ask its declaration what it takes."""
+    history = run(model, target.passes(request))
+    return history, target.declaration(request.device).accept(model)
+
+
+def refuse(acceptance: Acceptance, target: Target, request: Request) -> None:
+    """Raise UnsupportedError with every reason where something is refused."""
+    if not acceptance.refused:
+        return
+    from tapeout.compiler.explanation import refusal_error
+
+    error: Any = refusal_error(acceptance, target.name)
+    if isinstance(error, Exception):
+        raise error
+    raise UnsupportedError(str(error))
+
+
+def placement(acceptance: Acceptance) -> dict[str, int]:
+    """How many nodes each lowering took, most first."""
+    counts: dict[str, int] = {}
+    for _, row in acceptance.placed:
+        counts[row.lower] = counts.get(row.lower, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
