@@ -1,0 +1,59 @@
+"""The TFLite target: float models for LiteRT, written by its own FlatBuffer writer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx_ir as ir
+
+from tapeout.compiler.declaration import Declaration
+from tapeout.compiler.pipeline import Pass
+from tapeout.compiler.target import Request, Runner, Target
+
+HERE = Path(__file__).parent
+
+
+@functools.cache
+def declaration(device: str) -> Declaration:
+    """The rows that hold on `device`."""
+    return Declaration.load(HERE / "target.toml", device=device)
+
+
+def _passes(request: Request) -> tuple[Pass, ...]:
+    from tapeout.targets.tflite.passes import passes
+
+    return passes(request)
+
+
+def _emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
+    from tapeout.targets.tflite.emit import emit
+
+    emit(model, sink, request)
+
+
+def _runners(artifact: Path, request: Request) -> Sequence[Runner]:
+    from tapeout.targets.tflite.run import runners
+
+    return runners(artifact, request)
+
+
+def _inspect(artifact: Path) -> dict[str, Any]:
+    from tapeout.targets.tflite.inspection import inspect
+
+    return inspect(artifact)
+
+
+TARGET = Target(
+    name="tflite",
+    suffix=".tflite",
+    schemes=("float32", "float16"),
+    devices=("cpu",),
+    declaration=declaration,
+    passes=_passes,
+    emit=_emit,
+    runners=_runners,
+    inspect=_inspect,
+)

@@ -1,0 +1,294 @@
+"""What lowerings build a TFLite graph with: tensors of IR values, constants, temporaries, operators, subgraphs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as s
+
+from tapeout.compiler.errors import InternalError, TapeoutError
+from tapeout.compiler.ir import graph as g
+from tapeout.targets.tflite import writer
+from tapeout.targets.tflite.versions import Use, version_of
+
+Lowering = Callable[..., None]
+Operand = ir.Value | int | None
+
+TYPES: Mapping[ir.DataType, int] = {
+    ir.DataType.FLOAT: s.TensorType.FLOAT32,
+    ir.DataType.FLOAT16: s.TensorType.FLOAT16,
+    ir.DataType.BFLOAT16: s.TensorType.BFLOAT16,
+    ir.DataType.DOUBLE: s.TensorType.FLOAT64,
+    ir.DataType.INT4: s.TensorType.INT4,
+    ir.DataType.INT8: s.TensorType.INT8,
+    ir.DataType.UINT8: s.TensorType.UINT8,
+    ir.DataType.INT16: s.TensorType.INT16,
+    ir.DataType.UINT16: s.TensorType.UINT16,
+    ir.DataType.INT32: s.TensorType.INT32,
+    ir.DataType.UINT32: s.TensorType.UINT32,
+    ir.DataType.INT64: s.TensorType.INT64,
+    ir.DataType.UINT64: s.TensorType.UINT64,
+    ir.DataType.BOOL: s.TensorType.BOOL,
+    ir.DataType.COMPLEX64: s.TensorType.COMPLEX64,
+    ir.DataType.COMPLEX128: s.TensorType.COMPLEX128,
+    ir.DataType.STRING: s.TensorType.STRING,
+}
+
+# Equal constants up to this size are found by their content, larger ones by being the same tensor.
+CONTENT_LIMIT = 1 << 20
+
+NONE = s.ActivationFunctionType.NONE
+_CLIPS = {
+    (0.0, 6.0): s.ActivationFunctionType.RELU6,
+    (-1.0, 1.0): s.ActivationFunctionType.RELU_N1_TO_1,
+    (0.0, None): s.ActivationFunctionType.RELU,
+}
+
+
+class Builder:
+    """Builds one subgraph of a file. Lowerings take it as their first argument."""
+
+    def __init__(self, file: writer.File, name: str, find: Callable[[ir.Node], Lowering]) -> None:
+        self.file = file
+        self.number = len(file.subgraphs)  # of this subgraph in the file
+        self.graph = writer.Subgraph(name)
+        file.subgraphs.append(self.graph)
+        self._find = find
+        self._index: dict[ir.Value, int] = {}
+        self._buffers: dict[Any, int] = {}
+        self._constants: dict[Any, int] = {}
+        self._absorbed: set[ir.Node] = set()
+        self.nodes: list[str] = []  # for each operator the name of the node that it computes for
+
+    # --- tensors ----------------------------------------------------------------------------------------------
+
+    def index(self, value: ir.Value) -> int:
+        """The tensor of an IR value, made at its first use; an initializer becomes a constant, not read yet."""
+        known = self._index.get(value)
+        if known is not None:
+            return known
+        assert value.dtype is not None, f"'{value.name}' has no type"
+        tensor = self._tensor(value.name or "", g.dims(value), value.dtype)
+        if g.is_constant(value):
+            assert value.const_value is not None
+            tensor.buffer = self._buffer(value.const_value)
+        self._index[value] = self._append(tensor)
+        return self._index[value]
+
+    def bind(self, value: ir.Value, index: int) -> None:
+        """From now on the tensor of `value` is `index`."""
+        self._index[value] = index
+
+    def tensor(self, hint: str, shape: Sequence[int | str] | None, dtype: ir.DataType) -> int:
+        """A new computed tensor; a symbolic dimension is dynamic, None is an unknown rank."""
+        return self._append(self._tensor(f"{hint}~{len(self.graph.tensors)}", shape, dtype))
+
+    def constant(self, array: Any, hint: str = "constant") -> int:
+        """A constant tensor; equal ones (dtype, shape and content) are one tensor."""
+        array = np.asarray(array)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        known = self._constants.get(key)
+        if known is None:
+            data = ir.Tensor(array)
+            tensor = self._tensor(f"{hint}~{len(self.graph.tensors)}", array.shape, data.dtype)
+            tensor.buffer = self._buffer(data)
+            known = self._constants[key] = self._append(tensor)
+        return known
+
+    def ints(self, values: Iterable[int], hint: str = "constant") -> int:
+        """An int32 vector, which is what TFLite takes for shapes, axes and paddings."""
+        return self.constant(np.array(list(values), np.int32), hint)
+
+    def as_int32(self, value: ir.Value) -> int:
+        """The tensor of an integer value as int32: a constant is converted here, a computed one by CAST."""
+        array = g.constant(value)
+        if array is not None:
+            limits = np.iinfo(np.int32)
+            return self.constant(
+                np.clip(array, limits.min, limits.max).astype(np.int32), value.name or "constant"
+            )
+        if value.dtype == ir.DataType.INT32:
+            return self.index(value)
+        made = self.tensor(value.name or "cast", g.dims(value), ir.DataType.INT32)
+        self.operator("CAST", [value], [made], s.CastOptionsT())
+        return made
+
+    def transposed(self, value: ir.Value, perm: Sequence[int]) -> int:
+        """The tensor of `value` with its axes in the order `perm`: a constant lazily, a computed one by TRANSPOSE."""
+        tensor = value.const_value
+        shape = g.dims(value)
+        assert shape is not None and value.dtype is not None
+        turned = [shape[i] for i in perm]
+        if tensor is None or not g.is_constant(value):
+            made = self.tensor(value.name or "transpose", turned, value.dtype)
+            self.operator("TRANSPOSE", [value, self.ints(perm, "perm")], [made], s.TransposeOptionsT())
+            return made
+        made = self.tensor(value.name or "weight", turned, value.dtype)
+        lazy = ir.LazyTensor(
+            lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), dtype=tensor.dtype),
+            dtype=tensor.dtype,
+            shape=ir.Shape(turned),
+        )
+        self.graph.tensors[made].buffer = self._buffer(lazy)
+        return made
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The shape of a tensor, -1 where it is dynamic."""
+        tensor = self.graph.tensors[index]
+        return tensor.signature or tensor.shape
+
+    # --- operators --------------------------------------------------------------------------------------------
+
+    def operator(
+        self,
+        code: str,
+        inputs: Sequence[Operand],
+        outputs: Sequence[ir.Value | int],
+        options: Any = None,
+        version: int = 1,
+    ) -> None:
+        """Append an operator; `code` is a name of BuiltinOperator, None an absent input. The operator's version
+        follows from its types and options (versions.py), and is at least `version`."""
+        reads = tuple(-1 if v is None else v if isinstance(v, int) else self.index(v) for v in inputs)
+        writes = tuple(v if isinstance(v, int) else self.index(v) for v in outputs)
+        tensors = self.graph.tensors
+        use = Use(
+            tuple(None if i < 0 else tensors[i].type for i in reads),
+            tuple(tensors[i].type for i in writes),
+            tuple(tensors[i].shape if i >= 0 and tensors[i].has_rank else None for i in reads),
+            options,
+        )
+        version = max(version, version_of(code, use))
+        number = getattr(s.BuiltinOperator, code)
+        self.graph.operators.append(writer.Operator(number, reads, writes, options, version))
+
+    def fused(self, node: ir.Node) -> tuple[ir.Value, int]:
+        """Where an operator with a fused activation writes its result, and that activation: the output of a Relu
+        or Clip that alone reads `node`'s first output and is then lowered together with it, else that output."""
+        output = node.outputs[0]
+        reader = g.only_use(output)
+        if reader is None or reader.graph is not node.graph or output.dtype != ir.DataType.FLOAT:
+            return output, NONE
+        kind = activation_of(reader)
+        if kind == NONE:
+            return output, NONE
+        self._absorbed.add(reader)
+        return reader.outputs[0], kind
+
+    def lower(self, graph: ir.Graph) -> None:
+        """Lower every node of `graph` into this subgraph."""
+        for node in graph:
+            if node in self._absorbed:
+                continue
+            lowering = self._find(node)
+            operators = len(self.graph.operators)
+            try:
+                lowering(self, node, **attributes(node))
+            except TapeoutError:
+                raise
+            except Exception as error:
+                raise InternalError(
+                    f"{node.op_type} '{node.name}' cannot be lowered: {type(error).__name__}: {error}",
+                    hint="this is a fault of tapeout; please report it with the model",
+                    nodes=[node.name or ""],
+                ) from error
+            self.nodes.extend([node.name or ""] * (len(self.graph.operators) - operators))
+
+    # --- subgraphs --------------------------------------------------------------------------------------------
+
+    def subgraph(self, hint: str) -> Builder:
+        """A further subgraph of the file, for WHILE and IF. Give it its inputs with `input`, lower a graph into it
+        with `lower`, then say its outputs with `finish`; its `number` goes into the options."""
+        child = Builder(self.file, hint, self._find)
+        child._buffers = self._buffers
+        return child
+
+    def input(self, value: ir.Value, shape: Sequence[int | str] | None = None) -> int:
+        """Make the next input of this subgraph, standing for `value`, with its shape unless another is given."""
+        assert value.dtype is not None
+        made = self._append(
+            self._tensor(value.name or "", g.dims(value) if shape is None else shape, value.dtype)
+        )
+        self._index[value] = made
+        self.graph.inputs.append(made)
+        return made
+
+    def extra_input(self, hint: str, shape: Sequence[int | str] | None, dtype: ir.DataType) -> int:
+        """Make the next input of this subgraph, standing for no IR value."""
+        made = self.tensor(hint, shape, dtype)
+        self.graph.inputs.append(made)
+        return made
+
+    def finish(self, outputs: Sequence[ir.Value | int]) -> int:
+        """Say the outputs of this subgraph; returns its number in the file."""
+        self.graph.outputs = [v if isinstance(v, int) else self.index(v) for v in outputs]
+        return self.number
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    def _append(self, tensor: writer.Tensor) -> int:
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def _tensor(self, name: str, shape: Sequence[int | str] | None, dtype: ir.DataType) -> writer.Tensor:
+        if shape is None:
+            return writer.Tensor(name, (), TYPES[dtype], has_rank=False)
+        fixed = tuple(d if isinstance(d, int) and d >= 0 else 1 for d in shape)
+        dynamic = any(not isinstance(d, int) or d < 0 for d in shape)
+        signature = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in shape) if dynamic else None
+        return writer.Tensor(name, fixed, TYPES[dtype], signature=signature)
+
+    def _buffer(self, data: ir.TensorProtocol) -> int:
+        if data.nbytes == 0:
+            return 0
+        key: Any = id(data)
+        if data.nbytes <= CONTENT_LIMIT:
+            key = hashlib.blake2b(writer.bytes_of(data), digest_size=20).digest()
+        if key not in self._buffers:
+            self._buffers[key] = len(self.file.buffers)
+            self.file.buffers.append(data)
+        return self._buffers[key]
+
+
+def activation_of(node: ir.Node) -> int:
+    """The fused activation that computes what `node` computes, or NONE."""
+    if node.domain == "" and node.op_type == "Relu":
+        return int(s.ActivationFunctionType.RELU)
+    if node.domain == "" and node.op_type == "Clip":
+        bounds = [None, None]
+        for i, value in enumerate(node.inputs[1:3]):
+            if value is not None:
+                bounds[i] = g.scalar(value)  # type: ignore[call-overload]
+                if bounds[i] is None:
+                    return int(NONE)
+        return int(_CLIPS.get((bounds[0], bounds[1]), NONE))  # type: ignore[call-overload]
+    return int(NONE)
+
+
+def attributes(node: ir.Node) -> dict[str, Any]:
+    """The attributes of `node` as plain Python values (tensors as arrays, graphs as they are)."""
+    found: dict[str, Any] = {}
+    for name in node.attributes:
+        value = g.attribute(node, name)
+        found[name] = value.numpy() if isinstance(value, ir.TensorProtocol) else value
+    return found
+
+
+def captures(*graphs: ir.Graph) -> list[ir.Value]:
+    """The computed values and inputs of outer graphs that `graphs` (the subgraphs of one node) read, in order."""
+    found: dict[ir.Value, None] = {}
+    for graph in graphs:
+        inner = [graph, *graph.subgraphs()]
+        own = {v for sub in inner for v in sub.inputs}
+        own |= {v for sub in inner for node in sub for v in node.outputs}
+        reads = [v for sub in inner for node in sub for v in node.inputs] + [
+            v for sub in inner for v in sub.outputs
+        ]
+        for value in reads:
+            if value is not None and value not in own and not g.is_constant(value):
+                found[value] = None
+    return list(found)

@@ -1,0 +1,12 @@
+"""One function per row's `lower` name, by family; each takes the builder, the node and its ONNX attributes."""
+
+from __future__ import annotations
+
+from tapeout.targets.tflite.builder import Lowering
+from tapeout.targets.tflite.lower import activation, convolution, matrix, normalization, pooling, storage
+
+FAMILIES = (activation, convolution, matrix, normalization, pooling, storage)
+
+LOWERINGS: dict[str, Lowering] = {
+    name: lower for family in FAMILIES for name, lower in family.LOWERINGS.items()
+}

@@ -1,0 +1,158 @@
+"""Convolutions on channels-last tensors: CONV_2D, DEPTHWISE_CONV_2D, CONV_3D, TRANSPOSE_CONV.
+
+The declaration's rows have made sure that paddings are VALID or SAME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as s
+
+from tapeout.compiler.ir import graph as g
+from tapeout.targets.tflite.builder import Builder, Lowering
+
+
+def padding_of(pads: Sequence[int], auto_pad: str = "NOTSET") -> int:
+    """TFLite's padding for pads that a row has found to be VALID (none) or SAME."""
+    same = auto_pad == "SAME_UPPER" or (auto_pad == "NOTSET" and any(pads))
+    return int(s.Padding.SAME if same else s.Padding.VALID)
+
+
+def conv_2d(
+    b: Builder,
+    node: ir.Node,
+    *,
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    group: int = 1,
+    auto_pad: str = "NOTSET",
+    kernel_shape: Sequence[int] = (),
+) -> None:
+    """X [N,H,W,C], W [O,KH,KW,C/group], B [O]; the number of groups follows from the shapes."""
+    output, activation = b.fused(node)
+    options = s.Conv2DOptionsT()
+    options.padding = padding_of(pads, auto_pad)
+    options.strideH, options.strideW = strides
+    options.dilationHFactor, options.dilationWFactor = dilations
+    options.fusedActivationFunction = activation
+    x, w, bias = operands(b, node)
+    b.operator("CONV_2D", [x, w, bias], [output], options)
+
+
+def depthwise_conv_2d(
+    b: Builder,
+    node: ir.Node,
+    *,
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    group: int,
+    auto_pad: str = "NOTSET",
+    kernel_shape: Sequence[int] = (),
+) -> None:
+    """X [N,H,W,C], W [C*M,KH,KW,1], B [C*M]; TFLite wants the weight as [1,KH,KW,C*M]."""
+    output, activation = b.fused(node)
+    options = s.DepthwiseConv2DOptionsT()
+    options.padding = padding_of(pads, auto_pad)
+    options.strideH, options.strideW = strides
+    options.dilationHFactor, options.dilationWFactor = dilations
+    options.fusedActivationFunction = activation
+    x, _, bias = operands(b, node)
+    w = node.inputs[1]
+    assert w is not None and w.shape is not None
+    options.depthMultiplier = int(w.shape[0]) // group  # type: ignore[arg-type]
+    b.operator("DEPTHWISE_CONV_2D", [x, b.transposed(w, (3, 1, 2, 0)), bias], [output], options)
+
+
+def conv_3d(
+    b: Builder,
+    node: ir.Node,
+    *,
+    strides: Sequence[int] = (1, 1, 1),
+    dilations: Sequence[int] = (1, 1, 1),
+    pads: Sequence[int] = (0,) * 6,
+    group: int = 1,
+    auto_pad: str = "NOTSET",
+    kernel_shape: Sequence[int] = (),
+) -> None:
+    """X [N,D,H,W,C], W [O,KD,KH,KW,C], B [O]; TFLite wants the weight as [KD,KH,KW,C,O]."""
+    output, activation = b.fused(node)
+    options = s.Conv3DOptionsT()
+    options.padding = padding_of(pads, auto_pad)
+    options.strideD, options.strideH, options.strideW = strides
+    options.dilationDFactor, options.dilationHFactor, options.dilationWFactor = dilations
+    options.fusedActivationFunction = activation
+    x, _, bias = operands(b, node)
+    w = node.inputs[1]
+    assert w is not None
+    b.operator("CONV_3D", [x, b.transposed(w, (1, 2, 3, 4, 0)), bias], [output], options)
+
+
+def transpose_conv(
+    b: Builder,
+    node: ir.Node,
+    *,
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    group: int = 1,
+    auto_pad: str = "NOTSET",
+    output_padding: Sequence[int] = (0, 0),
+    output_shape: Sequence[int] = (),
+    kernel_shape: Sequence[int] = (),
+) -> None:
+    """X [N,H,W,C], W [O,KH,KW,C], B [O] -> [N,(H-1)*stride+KH-pads,...,O]; TFLite is told the output's shape."""
+    output, activation = b.fused(node)
+    options = s.TransposeConvOptionsT()
+    options.padding = padding_of(pads, auto_pad)
+    options.strideH, options.strideW = strides
+    options.fusedActivationFunction = activation
+    x, w, bias = operands(b, node)
+    static = g.static_dims(node.outputs[0])
+    if static is not None:
+        shape = b.ints(static, "output_shape")
+    else:
+        kernel = g.static_dims(node.inputs[1])
+        assert kernel is not None
+        grown = [
+            k - st - pads[i] - pads[i + 2] for i, (k, st) in enumerate(zip(kernel[1:3], strides, strict=True))
+        ]
+        shape = _affine(b, x, [1, *strides, 0], [0, *grown, kernel[0]])
+    inputs = [shape, w, x] if bias is None else [shape, w, x, bias]
+    b.operator("TRANSPOSE_CONV", inputs, [output], options)
+
+
+def _affine(b: Builder, x: int, factors: Sequence[int], offsets: Sequence[int]) -> int:
+    """The int32 tensor `shape(x) * factors + offsets`."""
+    made = [b.tensor("shape", [len(factors)], ir.DataType.INT32) for _ in range(3)]
+    options = s.ShapeOptionsT()
+    options.outType = s.TensorType.INT32
+    b.operator("SHAPE", [x], [made[0]], options)
+    b.operator("MUL", [made[0], b.ints(factors)], [made[1]], s.MulOptionsT())
+    b.operator("ADD", [made[1], b.ints(offsets)], [made[2]], s.AddOptionsT())
+    return made[2]
+
+
+def operands(b: Builder, node: ir.Node) -> tuple[int, int, int | None]:
+    """The tensors of X, W and B; the output channels lead W. A missing B is zeros, which every kernel takes."""
+    x, w, *rest = node.inputs
+    assert x is not None and w is not None
+    bias = rest[0] if rest else None
+    if bias is not None:
+        return b.index(x), b.index(w), b.index(bias)
+    channels = None if w.shape is None else w.shape[0]
+    if not isinstance(channels, int):
+        return b.index(x), b.index(w), None
+    return b.index(x), b.index(w), b.constant(np.zeros(channels, np.float32), "zero_bias")
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "CONV_2D": conv_2d,
+    "DEPTHWISE_CONV_2D": depthwise_conv_2d,
+    "CONV_3D": conv_3d,
+    "TRANSPOSE_CONV": transpose_conv,
+}
