@@ -27,7 +27,7 @@ def build(model: ir.Model, rows: Declaration) -> writer.File:
     """The tables of the file; weights are referred to, not read."""
 
     def find(node: ir.Node) -> Lowering:
-        row = rows.match(node)
+        row = rows.match(node, model.functions)
         if isinstance(row, Refusal):
             raise UnsupportedError(str(row), nodes=[node.name or ""])
         return LOWERINGS[row.lower]
