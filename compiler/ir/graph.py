@@ -179,8 +179,8 @@ def replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
         name = old.name
         old.name = fresh(owner, name or "value")  # type: ignore[arg-type]
         new.name = name
-        if new.shape is None:
-            new.shape = old.shape
+        if old.shape is not None:
+            new.shape = old.shape  # users know the output's dimensions by the names that it was declared with
         new.metadata_props.update({k: v for k, v in old.metadata_props.items() if k not in new.metadata_props})
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     else:
