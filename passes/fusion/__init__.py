@@ -1,5 +1,6 @@
 """Fusion: what exporters spell out, as the operators meant; constants folded into weights."""
 
 from tapeout.passes.fusion.activation import ACTIVATION
+from tapeout.passes.fusion.affine import AFFINE
 
-FUSION = (ACTIVATION,)
+FUSION = (ACTIVATION, AFFINE)
