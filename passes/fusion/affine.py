@@ -265,11 +265,9 @@ class AfterBias(NodeRule):
             assert w is not None
             scale = bias.scale * found.scale
             shift = bias.shift * found.scale + found.shift
-            y = (
-                bias.x
-                if is_one(scale)
-                else op.MatMul(product.inputs[0], scaled(op, w, lambda: scale.reshape(1, -1)))
-            )
+            y = bias.x
+            if not is_one(scale):
+                y = op.MatMul(product.inputs[0], scaled(op, w, functools.partial(np.reshape, scale, (1, -1))))
             return op.Add(y, op.constant(shift, w.dtype, hint="bias"))
         return None
 
