@@ -1,7 +1,7 @@
 """A node seen through its operator's interface: named ports, type variables, attributes with their defaults.
 
-Interfaces come from ONNX's own schemas, from the model-local functions of a model, or from a small table that a
-declaration brings for operators of another standard.
+Interfaces come from ONNX's own schemas, from the model-local functions of a model, or from a small table
+that a declaration brings for operators of another standard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def dtype_name(dtype: ir.DataType | None) -> str | None:
 
 
 def type_name(value: ir.Value) -> str | None:
-    """The type of a value as declarations spell it: "float32", "seq(int64)", "optional(float32)"; None if unknown."""
+    """The type of a value as declarations spell it: "float32", "seq(int64)", "optional(float32)"; None if
+    unknown."""
 
     def spell(kind: Any) -> str | None:
         if isinstance(kind, ir.SequenceType):
@@ -47,7 +48,8 @@ def type_name(value: ir.Value) -> str | None:
 
 
 class Port(NamedTuple):
-    """A formal input or output. `kind` is "single", "optional" or "variadic"; `variable` its type variable or None."""
+    """A formal input or output. `kind` is "single", "optional" or "variadic"; `variable` its type variable
+    or None."""
 
     name: str
     kind: str = "single"
@@ -74,7 +76,8 @@ class Interface:
 
 @functools.cache
 def onnx_interface(op_type: str) -> Interface | None:
-    """The interface of an operator of the standard domain at our opset; None where ONNX has no such operator."""
+    """The interface of an operator of the standard domain at our opset; None where ONNX has no such
+    operator."""
     try:
         schema = onnx.defs.get_schema(op_type, OPSET, "")
     except onnx.defs.SchemaError:
@@ -110,7 +113,8 @@ def function_interface(function: ir.Function) -> Interface:
 
 
 def table_interface(name: str, table: Mapping[str, Any]) -> Interface:
-    """The interface written as `{inputs = ["x", "bias?", "rest*"], outputs = ["y"], attributes = {stride = 1}}`.
+    """The interface written as `{inputs = ["x", "bias?", "rest*"], outputs = ["y"], attributes = {stride =
+    1}}`.
 
     `?` marks an optional port, `*` a variadic one; an attribute's default may be "absent".
     """
@@ -191,7 +195,8 @@ def _plain(value: Any) -> Any:
 
 
 class Storage(NamedTuple):
-    """How the tensor of a port is stored: its dtype behind DequantizeLinear/QuantizeLinear, and its quantization.
+    """How the tensor of a port is stored: its dtype behind DequantizeLinear/QuantizeLinear, and its
+    quantization.
 
     `scale` and `zero_point` are None where they are computed; `axis` is None for one scale per tensor.
     """
@@ -205,7 +210,8 @@ class Storage(NamedTuple):
 
 
 def storage(value: ir.Value, *, output: bool = False) -> Storage:
-    """What `value` is stored as: behind its DequantizeLinear, or, for a node's output, after its QuantizeLinear."""
+    """What `value` is stored as: behind its DequantizeLinear, or, for a node's output, after its
+    QuantizeLinear."""
     if output:
         uses = [u.node for u in value.uses()]
         quantize = uses[0] if len(uses) == 1 and not value.is_graph_output() else None

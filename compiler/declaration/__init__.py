@@ -16,7 +16,7 @@ import onnx_ir as ir
 from tapeout.compiler.declaration import parse
 from tapeout.compiler.declaration.match import Violation, violations
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance
-from tapeout.compiler.errors import UsageError
+from tapeout.compiler.errors import InternalError, UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
 from tapeout.compiler.operators import (
@@ -30,8 +30,17 @@ from tapeout.compiler.operators import (
 from tapeout.compiler.quantities import Quantity, Vocabulary
 
 __all__ = [
-    "Acceptance", "Bound", "Declaration", "Limit", "PortRule", "Refusal", "Row", "Tolerance", "Violation", "source_name",
-]  # fmt: skip
+    "Acceptance",
+    "Bound",
+    "Declaration",
+    "Limit",
+    "PortRule",
+    "Refusal",
+    "Row",
+    "Tolerance",
+    "Violation",
+    "source_name",
+]
 
 
 def source_name(node: ir.Node) -> str:
@@ -42,7 +51,8 @@ def source_name(node: ir.Node) -> str:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A node that the target does not take. `row` is the row with the fewest violations, None where there is none."""
+    """A node that the target does not take. `row` is the row with the fewest violations, None where there is
+    none."""
 
     node: ir.Node
     op: str
@@ -65,12 +75,16 @@ class Refusal:
         found = [v.fix for v in self.violations] + [self.hint]
         return list(dict.fromkeys(f for f in found if f))
 
-    def __str__(self) -> str:
-        """ "Conv 'stem/conv1': stride 4, at most 3 on ethos-u55; pad and stride twice"."""
+    def why(self) -> str:
+        """All reasons, then what to do: "stride 4, at most 3 on ethos-u55; pad and stride twice"."""
         reasons = self.reasons()
         tail = f" on {self.target}"
         shared = [r.removesuffix(tail) for r in reasons[:-1]] + reasons[-1:]
-        return f"{self.op} '{self.name}': " + "; ".join([*shared, *self.fixes()])
+        return "; ".join([*shared, *self.fixes()])
+
+    def __str__(self) -> str:
+        """ "Conv 'stem/conv1': stride 4, at most 3 on ethos-u55; pad and stride twice"."""
+        return f"{self.op} '{self.name}': {self.why()}"
 
 
 @dataclass
@@ -114,8 +128,8 @@ class Declaration:
         """Read a target.toml for one device (default: the first that it names).
 
         `quantities` are the target's own; `parent` is the declaration that `extends` names, found through the
-        installed targets where it is not given. Raises VendorToolError naming file, row and key for anything that
-        is not understood, UsageError for an unknown device.
+        installed targets where it is not given. Raises VendorToolError naming file, row and key for anything
+        that is not understood, UsageError for an unknown device.
         """
         source = parse.read(Path(path), Vocabulary(quantities))
         if source.extends is not None and parent is None:
@@ -132,7 +146,8 @@ class Declaration:
 
     @property
     def label(self) -> str:
-        """What messages call the target: the device's own label, "tflite" on the first device, else "tflite gpu"."""
+        """What messages call the target: the device's own label, "tflite" on the first device, else "tflite
+        gpu"."""
         devices = self.source.devices
         if self.device is None or not devices:
             return self.name
@@ -174,13 +189,15 @@ class Declaration:
             else:
                 interface = onnx_interface(op)
             if interface is None:
-                interface = Interface(op, (), ())
-            else:
-                self._interfaces[op] = interface
+                raise InternalError(
+                    f"the ports of {op} are not known: match needs the functions of the model"
+                )
+            self._interfaces[op] = interface
         return Call(node, interface)
 
     def match(self, node: ir.Node, functions: Functions | None = None) -> Row | Refusal:
-        """The first row whose every key holds for `node`, or the refusal by the row with the fewest violations.
+        """The first row whose every key holds for `node`, or the refusal by the row with the fewest
+        violations.
 
         `functions` are those of the node's model: they name the ports of model-local functions.
         """
@@ -196,13 +213,15 @@ class Declaration:
             return Refusal(node, op, self.label, hint=self._absent(op))
         call = self.call(node, functions)
         always = [v for shared in self.common(op) for v in violations(shared, call)]
-        best: tuple[int, Row, tuple[Violation, ...]] | None = None
+        best: tuple[tuple[int, int], Row, tuple[Violation, ...]] | None = None
         for row in rows:
             found = (*always, *violations(row, call))
             if not found:
                 return inherited or row
-            if best is None or len(found) < best[0]:
-                best = (len(found), row, found)
+            # A row for another type or rank is a farther relative than one whose numbers do not fit.
+            distance = (sum(v.kind for v in found), len(found))
+            if best is None or distance < best[0]:
+                best = (distance, row, found)
         assert best is not None
         return Refusal(node, op, self.label, best[1], best[2])
 

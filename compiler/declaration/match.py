@@ -1,10 +1,12 @@
-"""Holds a row against a node: every key that does not hold is a violation with what was expected and found."""
+"""Holds a row against a node: every key that does not hold is a violation with what was expected and
+found."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ class Violation:
     expected: str
     found: str
     fix: str | None = None
+    kind: bool = False  # a type or a rank: the row is for another kind of tensor
 
     def text(self, target: str) -> str:
         """ "stride 4, at most 3 on ethos-u55"."""
@@ -28,7 +31,8 @@ class Violation:
 
 
 def violations(row: Row, call: Call) -> Iterator[Violation]:
-    """Everything of `row` that does not hold for `call`, in the order types, ports, ranks, quantities, scales."""
+    """Everything of `row` that does not hold for `call`, in the order types, ports, ranks, quantities,
+    scales."""
     yield from _types(row, call)
     for port, rule in row.ports.items():
         yield from _port(port, rule, call, row)
@@ -38,12 +42,18 @@ def violations(row: Row, call: Call) -> Iterator[Violation]:
                 rank = g.rank(value)
                 expected = bound.broken(rank)
                 if expected is not None:
-                    yield Violation(f"rank of {name}", expected, _found(rank), bound.fix or row.fix)
+                    yield Violation(
+                        f"rank of {name}", expected, _found(rank), bound.fix or row.fix, kind=True
+                    )
     for limit in row.limits:
         value = limit.measure(call)
         expected = limit.bound.broken(value)
         if expected is not None:
-            yield Violation(limit.label, expected, _found(value), limit.bound.fix or row.fix)
+            if isinstance(value, bool):
+                found, expected = ("present", "not taken") if value else ("missing", "required")
+            else:
+                found = _found(value)
+            yield Violation(limit.label, expected, found, limit.bound.fix or row.fix)
     yield from _same_scale(row, call)
 
 
@@ -78,11 +88,11 @@ def _types(row: Row, call: Call) -> Iterator[Violation]:
                     found = "not known"
                 if found not in allowed and found not in seen:
                     seen.add(found)
-                    yield Violation(f"type of {port}", _one_of(allowed), found, row.fix)
+                    yield Violation(f"type of {port}", _must_be(allowed), found, row.fix, kind=True)
 
 
-def _one_of(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+def _must_be(names: tuple[str, ...]) -> str:
+    return "must be " + ("one of " if len(names) > 1 else "") + ", ".join(names)
 
 
 def _port(port: str, rule: PortRule, call: Call, row: Row) -> Iterator[Violation]:
@@ -103,11 +113,11 @@ def _stored(name: str, rule: PortRule, stored: Storage, call: Call, fix: str | N
         rank = g.rank(stored.value)
         expected = rule.rank.broken(rank)
         if expected is not None:
-            yield Violation(f"rank of {name}", expected, _found(rank), rule.rank.fix or fix)
+            yield Violation(f"rank of {name}", expected, _found(rank), rule.rank.fix or fix, kind=True)
     if rule.dtypes:
         dtype = dtype_name(stored.dtype)
         if dtype not in rule.dtypes:
-            yield Violation(f"type of {name}", _one_of(rule.dtypes), dtype or "not known", fix)
+            yield Violation(f"type of {name}", _must_be(rule.dtypes), dtype or "not known", fix, kind=True)
     if stored.quantized:
         yield from _quantization(name, rule, stored, call, fix)
 
@@ -136,18 +146,18 @@ def _quantization(
         yield Violation(f"scale of {name}", expected, _array(scale), fix)
 
 
-def _zero_points(stored: Storage) -> np.ndarray | None:  # type: ignore[type-arg]
+def _zero_points(stored: Storage) -> np.ndarray[Any, Any] | None:
     return np.zeros(1, np.int64) if stored.zero_point is None else g.constant(stored.zero_point)
 
 
-def _array(array: np.ndarray | None) -> str:  # type: ignore[type-arg]
+def _array(array: np.ndarray[Any, Any] | None) -> str:
     if array is None:
         return "not known statically"
     flat = array.reshape(-1)
     return f"{flat[0]:g}" if flat.size == 1 else f"{flat.min():g} to {flat.max():g}"
 
 
-def _wanted_scale(scale: float | str, call: Call) -> np.ndarray | None:  # type: ignore[type-arg]
+def _wanted_scale(scale: float | str, call: Call) -> np.ndarray[Any, Any] | None:
     if not isinstance(scale, str):
         return np.asarray([scale], np.float64)
     product = np.ones(1, np.float64)
@@ -161,7 +171,7 @@ def _wanted_scale(scale: float | str, call: Call) -> np.ndarray | None:  # type:
     return product
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _close(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     a, b = a.astype(np.float64).reshape(-1), b.reshape(-1)
     return (a.size == b.size or 1 in (a.size, b.size)) and bool(np.allclose(a, b, rtol=1e-6, atol=0))
 
@@ -173,10 +183,8 @@ def _same_scale(row: Row, call: Call) -> Iterator[Violation]:
         for value in call.values(port):
             stored = storage(value, output=port in call.output_values)
             if stored.quantized and stored.axis is None:
-                zero = _zero_points(stored)
-                scale = g.constant(stored.scale)
-                seen.append((port, None if scale is None else float(scale.reshape(())),
-                             None if zero is None else int(zero.reshape(-1)[0])))  # fmt: skip
+                number, zeros = g.scalar(stored.scale), _zero_points(stored)
+                seen.append((port, number, None if zeros is None else int(zeros.reshape(-1)[0])))
     if not seen:
         return
     first = seen[0]

@@ -1,5 +1,5 @@
-"""Reads target.toml strictly: what is not understood is an error that names the file, the row, the key and the
-nearest valid name."""
+"""Reads target.toml strictly: what is not understood is an error that names the file, the row, the key and
+the nearest valid name."""
 
 from __future__ import annotations
 
@@ -205,9 +205,15 @@ def _tolerance(value: Any, where: str) -> Tolerance:
 
 
 def make_row(
-    table: Any, keys: Iterable[str], op: str, index: int, file: str, interface: Interface | None, vocabulary: Vocabulary,
+    table: Any,
+    keys: Iterable[str],
+    op: str,
+    index: int,
+    file: str,
+    interface: Interface | None,
+    vocabulary: Vocabulary,
     devices: Iterable[str],
-) -> Row:  # fmt: skip
+) -> Row:
     """One checked row; `interface` is None where the operator is known only to the models that bring it."""
     where = f"{file}: op.{op}, row {index}" if index else f"{file}: common"
     _only(table, keys, where)

@@ -13,8 +13,9 @@ ANY_PORT = "*"  # in types, rank and ports: every tensor that goes in or out and
 
 @dataclass(frozen=True)
 class Bound:
-    """Limits of one number, string, bool or tuple. A tuple keeps `min`, `max` and `multiple_of` in every element,
-    `in`, `not_in` and `equal` too unless they are themselves lists. Unknown values are refused unless `unknown_ok`.
+    """Limits of one number, string, bool or tuple. A tuple keeps `min`, `max` and `multiple_of` in every
+    element, `in`, `not_in` and `equal` too unless they are themselves lists. Unknown values are refused
+    unless `unknown_ok`.
     """
 
     min: float | None = None
@@ -31,13 +32,12 @@ class Bound:
         if value is None:
             return None if self.unknown_ok else f"{self.words()}, known before running"
         many = value if isinstance(value, tuple) else (value,)
-        for limit, holds, words in (
-            (self.min, lambda v, n: _number(v) and v >= n, "at least {}"),
-            (self.max, lambda v, n: _number(v) and v <= n, "at most {}"),
-            (self.multiple_of, lambda v, n: _number(v) and v % n == 0, "a multiple of {}"),
-        ):
-            if limit is not None and not all(holds(v, limit) for v in many):
-                return words.format(spell(limit))
+        if self.min is not None and not all(_number(v) and v >= self.min for v in many):
+            return f"at least {spell(self.min)}"
+        if self.max is not None and not all(_number(v) and v <= self.max for v in many):
+            return f"at most {spell(self.max)}"
+        if self.multiple_of is not None and not all(_number(v) and v % self.multiple_of == 0 for v in many):
+            return f"a multiple of {self.multiple_of}"
         if self.equal is not None and not _same(value, self.equal):
             return f"exactly {spell(self.equal)}"
         if self.among is not None and not _among(value, self.among):
@@ -67,7 +67,7 @@ class Bound:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -98,8 +98,8 @@ def spell(value: Any) -> str:
 @dataclass(frozen=True)
 class PortRule:
     """What a row demands of one port. `dtypes` are storage types (behind DequantizeLinear / QuantizeLinear);
-    `axis`, `symmetric`, `scale` and `zp` hold only where the port is quantized. `scale` is a number, or a product of
-    other ports' scales such as "X*W"."""
+    `axis`, `symmetric`, `scale` and `zp` hold only where the port is quantized. `scale` is a number, or a
+    product of other ports' scales such as "X*W"."""
 
     role: str | None = None
     dtypes: tuple[str, ...] = ()

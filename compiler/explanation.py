@@ -1,0 +1,179 @@
+"""What would go where, and why not: an acceptance as text for people and as a JSON object for build
+systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tapeout.compiler.declaration import Acceptance, Refusal, Row, source_name
+from tapeout.compiler.errors import UnsupportedError
+from tapeout.compiler.ir.origin import origin
+from tapeout.compiler.operations import operations
+from tapeout.compiler.operators import operator_name
+
+NAMED = 4  # nodes that a group of equal lines names before "and n more"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One node: where it goes (`row`), or why not (`refusal`). `operations` are counted with free dimensions
+    at 1."""
+
+    name: str
+    op: str
+    sources: tuple[str, ...]
+    operations: int
+    row: Row | None = None
+    refusal: Refusal | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """`lower` is null for a refused node, which has `reasons`, `fixes` and the row that came nearest."""
+        made: dict[str, Any] = {
+            "node": self.name,
+            "sources": list(self.sources),
+            "op": self.op,
+            "operations": self.operations,
+            "lower": self.row.lower if self.row else None,
+        }
+        if self.refusal is not None:
+            made["reasons"] = self.refusal.reasons()
+            made["fixes"] = self.refusal.fixes()
+            made["nearest_row"] = self.refusal.row.where if self.refusal.row else None
+            made["violations"] = [
+                {"what": v.what, "expected": v.expected, "found": v.found, "fix": v.fix}
+                for v in self.refusal.violations
+            ]
+        return made
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All nodes in the graph's order."""
+
+    target: str
+    lines: tuple[Line, ...]
+
+    @property
+    def placed(self) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if line.refusal is None)
+
+    @property
+    def refused(self) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if line.refusal is not None)
+
+    @property
+    def share(self) -> float:
+        """The share of the operations that the target takes, 0 to 1; of the nodes where nothing is
+        computed."""
+        total = sum(line.operations for line in self.lines)
+        if total:
+            return sum(line.operations for line in self.placed) / total
+        return len(self.placed) / len(self.lines) if self.lines else 1.0
+
+    def coverage(self) -> str:
+        """ "412 of 415 nodes on tflite, 99.7% of the operations; 3 refused"."""
+        nodes = f"{len(self.placed)} of {len(self.lines)} nodes on {self.target}"
+        head = f"{nodes}, {percent(self.share)} of the operations"
+        return f"{head}; {len(self.refused)} refused" if self.refused else head
+
+    def text(self, *, nodes: bool = False) -> str:
+        """The coverage line, the refusals (equal ones together), and what the rest becomes; `nodes` lists
+        every node."""
+        parts = [self.coverage() + (":" if self.refused else "")]
+        parts += [f"  {entry}" for entry in grouped(line.refusal for line in self.refused if line.refusal)]
+        if nodes:
+            parts += ["", *_table(("node", "operator", "becomes", "operations"), self._each())]
+        elif self.placed:
+            parts += ["", *_table(("operator", "becomes", "nodes", "operations"), self._summary())]
+        return "\n".join(parts)
+
+    def _each(self) -> list[tuple[str, ...]]:
+        return [
+            (line.name, line.op, line.row.lower or "taken" if line.row else "REFUSED", f"{line.operations:,}")
+            for line in self.lines
+        ]
+
+    def _summary(self) -> list[tuple[str, ...]]:
+        total = sum(line.operations for line in self.lines) or 1
+        counts: dict[tuple[str, str], list[int]] = {}
+        for line in self.placed:
+            entry = counts.setdefault((line.op, (line.row.lower if line.row else None) or "taken"), [0, 0])
+            entry[0] += 1
+            entry[1] += line.operations
+        most = sorted(counts.items(), key=lambda item: (-item[1][1], -item[1][0], item[0]))
+        return [(op, lower, str(n), percent(work / total)) for (op, lower), (n, work) in most]
+
+    def as_json(self) -> dict[str, Any]:
+        """`share` is of operations; `placement` has every node in order."""
+        return {
+            "target": self.target,
+            "nodes": len(self.lines),
+            "placed": len(self.placed),
+            "refused": len(self.refused),
+            "operations": sum(line.operations for line in self.lines),
+            "share": self.share,
+            "placement": [line.as_json() for line in self.lines],
+        }
+
+
+def percent(share: float) -> str:
+    """ "99.7%"; 100% and 0% are said only where they are exact."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(share * 100, 0.1), 99.9):.1f}%"
+
+
+def explain(acceptance: Acceptance) -> Explanation:
+    """The acceptance of a model as a table in the graph's order."""
+    rows = {id(node): row for node, row in acceptance.placed}
+    refusals = {id(r.node): r for r in acceptance.refused}
+    return Explanation(
+        acceptance.target,
+        tuple(
+            Line(
+                source_name(node),
+                operator_name(node),
+                origin(node),
+                operations(node, assume=1) or 0,
+                rows.get(id(node)),
+                refusals.get(id(node)),
+            )
+            for node in acceptance.order
+        ),
+    )
+
+
+def grouped(refusals: Iterable[Refusal]) -> list[str]:
+    """One line for each operator and set of reasons, in the order met, naming the first nodes."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for refusal in refusals:
+        groups.setdefault((refusal.op, refusal.why()), []).append(refusal.name)
+    return [f"{op} {_names(names)}: {why}" for (op, why), names in groups.items()]
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(f"'{n}'" for n in names[:NAMED]) + more
+
+
+def refusal_error(acceptance: Acceptance, target: str | None = None) -> UnsupportedError:
+    """The error that carries every reason at once. `target` is what the message calls the target."""
+    entries = grouped(acceptance.refused)
+    names = list(dict.fromkeys(n for r in acceptance.refused for n in origin(r.node) or (r.name,)))
+    count = len(acceptance.refused)
+    head = f"{target or acceptance.target} does not take {count} of {len(acceptance.order)} nodes:"
+    return UnsupportedError("\n  ".join([head, *entries]), nodes=names)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns aligned by spaces; the last two are numbers where they look like it."""
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    right = [all(r[i][:1].isdigit() for r in rows) for i in range(len(header))]
+
+    def show(row: tuple[str, ...]) -> str:
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        return "  " + "  ".join(cells).rstrip()
+
+    return [show(header), *map(show, rows)]
