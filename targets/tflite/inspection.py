@@ -1,0 +1,89 @@
+"""What a TFLite file holds: operators with versions, tensors, sizes, signatures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tapeout.compiler.errors import InvalidModelError
+
+
+def inspect(artifact: Path) -> dict[str, Any]:
+    """The contents of a TFLite file as plain data. Raises InvalidModelError where it is none."""
+    from ai_edge_litert import schema_py_generated as s
+
+    data = artifact.read_bytes()
+    if len(data) < 8 or data[4:8] != b"TFL3":
+        raise InvalidModelError(f"'{artifact.name}' is not a TFLite file: its identifier is not TFL3")
+    try:
+        return _contents(s, s.Model.GetRootAs(data, 0), len(data))
+    except Exception as error:
+        raise InvalidModelError(f"'{artifact.name}' is damaged: {type(error).__name__}: {error}") from error
+
+
+def _contents(s: Any, model: Any, size: int) -> dict[str, Any]:
+    operators = {v: k for k, v in vars(s.BuiltinOperator).items() if isinstance(v, int)}
+    types = {v: k.lower() for k, v in vars(s.TensorType).items() if isinstance(v, int)}
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    names = [
+        operators.get(max(c.BuiltinCode(), c.DeprecatedBuiltinCode()), "UNKNOWN")
+        if c.CustomCode() is None
+        else c.CustomCode().decode()
+        for c in codes
+    ]
+    subgraphs = []
+    for index in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(index)
+        used: Counter[str] = Counter()
+        for k in range(graph.OperatorsLength()):
+            code = graph.Operators(k).OpcodeIndex()
+            used[f"{names[code]} v{codes[code].Version()}"] += 1
+        subgraphs.append(
+            {
+                "name": (graph.Name() or b"").decode(),
+                "operators": dict(sorted(used.items())),
+                "tensors": graph.TensorsLength(),
+                "inputs": [
+                    _tensor(graph.Tensors(graph.Inputs(k)), types) for k in range(graph.InputsLength())
+                ],
+                "outputs": [
+                    _tensor(graph.Tensors(graph.Outputs(k)), types) for k in range(graph.OutputsLength())
+                ],
+            }
+        )
+    weights = sum(
+        model.Buffers(i).DataLength() or model.Buffers(i).Size() for i in range(model.BuffersLength())
+    )
+    metadata = {}
+    for i in range(model.MetadataLength()):
+        entry = model.Metadata(i)
+        text = bytes(model.Buffers(entry.Buffer()).DataAsNumpy()).rstrip(b"\0")
+        metadata[entry.Name().decode()] = (
+            text.decode(errors="replace") if len(text) < 256 else f"{len(text)} bytes"
+        )
+    signatures = [_signature(model.SignatureDefs(i)) for i in range(model.SignatureDefsLength())]
+    return {
+        "format": "tflite",
+        "description": (model.Description() or b"").decode(),
+        "bytes": size,
+        "weight_bytes": weights,
+        "metadata": metadata,
+        "signatures": signatures,
+        "subgraphs": subgraphs,
+    }
+
+
+def _tensor(tensor: Any, types: dict[int, str]) -> dict[str, Any]:
+    signature = tensor.ShapeSignatureLength()
+    dims = tensor.ShapeSignature if signature else tensor.Shape
+    shape = [int(dims(i)) for i in range(signature or tensor.ShapeLength())]
+    return {"name": (tensor.Name() or b"").decode(), "type": types[tensor.Type()], "shape": shape}
+
+
+def _signature(found: Any) -> dict[str, Any]:
+    return {
+        "key": (found.SignatureKey() or b"").decode(),
+        "inputs": [found.Inputs(i).Name().decode() for i in range(found.InputsLength())],
+        "outputs": [found.Outputs(i).Name().decode() for i in range(found.OutputsLength())],
+    }
