@@ -162,6 +162,10 @@ def replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """
     if old is new:
         return
+    if new.type is None:
+        new.type = old.type
+    if new.shape is None:
+        new.shape = old.shape
     if old.is_graph_output():
         owner = old.graph
         made = new.producer()
