@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +29,9 @@ FREE = frozenset(
         "Constant",
     }
 )
-CONVOLUTIONS = frozenset({"Conv", "ConvNHWC", "ConvInteger", "QLinearConv", "DeformConv"})
-POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "MaxPoolNHWC", "AveragePoolNHWC"})
+CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "DeformConv"})
+POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+LAST = re.compile(r"N(|H|DH)WC$")  # our channels-last functions are named after the operator they follow
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 MATRIX = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "FullyConnected"})
 
@@ -55,15 +57,16 @@ def operations(node: ir.Node, assume: int | None = None) -> int | None:
 
 
 def _count(node: ir.Node, shape: Callable[[ir.Value | None], tuple[int, ...]]) -> int:
-    op, inputs = node.op_type, node.inputs
+    inputs = node.inputs
+    op = LAST.sub("", node.op_type)
     if op in FREE:
         return 0
     if op in CONVOLUTIONS:
         weights = shape(inputs[3] if op == "QLinearConv" else inputs[1])
         return math.prod(shape(node.outputs[0])) * math.prod(weights) // max(weights[0], 1)
-    if op in ("ConvTranspose", "ConvTransposeNHWC"):
+    if op == "ConvTranspose":
         x, weights = shape(inputs[0]), shape(inputs[1])
-        channels = x[-1] if op.endswith("NHWC") else x[1]
+        channels = x[-1] if op != node.op_type else x[1]
         return math.prod(x) // max(channels, 1) * math.prod(weights)
     if op in MATRIX:
         a = shape(inputs[0])

@@ -13,8 +13,8 @@ Measure = Callable[[Call], Any]
 
 @dataclass(frozen=True)
 class Quantity:
-    """`label` is what messages call it, with PORT where the port's name goes (else "of PORT" is added); `port` is
-    true where it needs a port in front of its name."""
+    """`label` is what messages call it, with PORT where the port's name goes (else "of PORT" is added);
+    `port` is true where it needs a port in front of its name."""
 
     name: str
     label: str

@@ -11,8 +11,8 @@ from tapeout.compiler.quantities.registry import REGISTRY, own
 
 
 def channels_last(call: Call) -> bool:
-    """True for our NHWC functions, whose X is [N, spatial..., C] and whose W is [O, spatial..., I/group]."""
-    return call.node.op_type.endswith("NHWC")
+    """True for our NWC, NHWC and NDHWC functions, whose X is [N, spatial..., C] and whose W is [O, spatial..., I/group]."""
+    return call.node.op_type.endswith(("NWC", "NHWC", "NDHWC"))
 
 
 def spatial(call: Call) -> tuple[int | str, ...] | None:
