@@ -1,0 +1,152 @@
+"""Writes the IR as an ONNX file, one large tensor at a time; origins and functions are kept, so it loads as it was."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from tapeout.compiler.errors import OutputError, ResourceError
+from tapeout.compiler.ir.build import MARK
+from tapeout.compiler.ir.wire import varint
+
+# Tensors from this size on are written one at a time; a file's tensors past SPLIT bytes go into a file beside it.
+STREAMED = 1 << 16
+SPLIT = 3 << 29
+# What one protobuf message may hold.
+LARGEST = (1 << 31) - 1
+ALIGNMENT = 4096
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The whole model as protobuf, weights included."""
+    return _mark(ir.serde.serialize_model(model))
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The whole model as the bytes of an .onnx file. Raises ResourceError past 2 GB: use `save`."""
+    size = sum(v.const_value.nbytes for v in _large(model))
+    if size > LARGEST:
+        raise ResourceError(f"the model has {size} bytes of weights, one message holds at most {LARGEST}")
+    return to_proto(model).SerializeToString()
+
+
+def save(model: ir.Model, path: str | Path) -> list[Path]:
+    """Write `model` to `path`, with its weights beside it in `PATH.data` where they take more than 1.5 GB.
+
+    Each file appears whole or not at all. Returns the paths written. Raises OutputError.
+    """
+    path = Path(path)
+    large = _large(model)
+    split = sum(v.const_value.nbytes for v in large) > SPLIT
+    beside = path.with_name(path.name + ".data")
+    try:
+        if split:
+            with _stubs(large, beside.name):
+                content = to_proto(model).SerializeToString()
+            with _staged(beside) as file:
+                _write_data(large, file)
+        with _staged(path) as file:
+            if split:
+                file.write(content)
+            else:
+                _write_model(model, large, file)
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    return [path, beside] if split else [path]
+
+
+def _large(model: ir.Model) -> list[ir.Value]:
+    return [
+        v for v in model.graph.initializers.values()
+        if v.const_value is not None and v.const_value.dtype != ir.DataType.STRING and v.const_value.nbytes >= STREAMED
+    ]  # fmt: skip
+
+
+def _mark(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Say that the file is one of ours; `load` then keeps its functions and origins."""
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = MARK, "1"
+    return proto
+
+
+@contextmanager
+def _stubs(large: list[ir.Value], location: str) -> Iterator[None]:
+    """While it lasts, the large tensors are references to the data file."""
+    kept = [v.const_value for v in large]
+    offset = 0
+    try:
+        for value in large:
+            tensor = value.const_value
+            assert tensor is not None
+            value.const_value = ir.ExternalTensor(
+                location,
+                offset,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=value.name or "",
+                base_dir="",
+            )  # type: ignore[arg-type]
+            offset += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        yield
+    finally:
+        for value, tensor in zip(large, kept, strict=True):
+            value.const_value = tensor
+
+
+def _write_data(large: list[ir.Value], file: BinaryIO) -> None:
+    for value in large:
+        assert value.const_value is not None
+        file.write(value.const_value.tobytes())
+        file.write(bytes(-file.tell() % ALIGNMENT))
+
+
+def _write_model(model: ir.Model, large: list[ir.Value], file: BinaryIO) -> None:
+    """One message: the model without its graph, then the graph: all small parts, then the large tensors."""
+    with _stubs(large, ""):
+        proto = to_proto(model)
+    names = {v.name for v in large}
+    small = [t for t in proto.graph.initializer if t.name not in names]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(small)
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    rest = proto.SerializeToString()
+    heads = [_head(v) for v in large]
+    size = len(graph) + sum(len(head) + v.const_value.nbytes for head, v in zip(heads, large, strict=True))  # type: ignore[union-attr]
+    file.write(rest + b"\x3a" + varint(size) + graph)
+    for head, value in zip(heads, large, strict=True):
+        assert value.const_value is not None
+        file.write(head)
+        file.write(value.const_value.tobytes())
+
+
+def _head(value: ir.Value) -> bytes:
+    """What stands before the bytes of a tensor in a graph: its tag, its length, all fields but its data."""
+    tensor = value.const_value
+    assert tensor is not None
+    shape = tuple(tensor.shape.numpy())  # type: ignore[attr-defined]
+    fields = onnx.TensorProto(dims=shape, data_type=tensor.dtype.value, name=value.name).SerializeToString()
+    fields += b"\x4a" + varint(tensor.nbytes)
+    return b"\x2a" + varint(len(fields) + tensor.nbytes) + fields
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and is gone when it does not."""
+    stage = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(stage, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(stage, path)
+    finally:
+        stage.unlink(missing_ok=True)
