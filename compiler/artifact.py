@@ -51,7 +51,9 @@ def check_output(path: Path) -> Path:
         except FileNotFoundError:
             mode = stat.S_IFREG
     if stat.S_ISDIR(mode):
-        raise UsageError(f"the output '{path}' is a folder, expected a file", hint=f"for example -o {path / 'model'}")
+        raise UsageError(
+            f"the output '{path}' is a folder, expected a file", hint=f"for example -o {path / 'model'}"
+        )
     if not stat.S_ISREG(mode):
         raise UsageError(f"the output '{path}' is no regular file", hint="give the name of a file with -o")
     if not folder.is_dir():
@@ -98,7 +100,8 @@ class Sink:
 
 
 class Stage:
-    """Output files on their way: written to hidden files beside their places, put in place together at the end.
+    """Output files on their way: written to hidden files beside their places, put in place together at the
+    end.
 
     Use as a context manager: whatever was not `publish`ed is removed when the block ends, however it ends.
     """
@@ -127,7 +130,9 @@ class Stage:
         """A sink for the content of `place`; synced when the block ends."""
         temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(6)}{place.suffix}")
         with file_errors("write", place):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+            descriptor = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
+            )
             self._staged.append((temporary, place))
             with os.fdopen(descriptor, "wb", buffering=CHUNK) as stream:
                 yield Sink(stream)
@@ -203,7 +208,8 @@ def digest(path: Path) -> tuple[str, int]:
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """JSON as it is written to files: indented, in the order given, one newline at the end; no NaN or infinity."""
+    """JSON as it is written to files: indented, in the order given, one newline at the end; no NaN or
+    infinity."""
     return (json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

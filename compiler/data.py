@@ -25,15 +25,15 @@ BATCH = 2
 _BATCH_NAMES = re.compile(r"^(n|b|bs|batch.*|.*batch|.*batch_?size|unk__.*|\?|)$", re.IGNORECASE)
 
 
-# --- reading --------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------
 
 
 class Data:
     """Samples on disk, one array per input with samples along the first axis; opened lazily.
 
-    `path` is an `.npz` whose arrays are named after the inputs, or a folder that holds `.npz` files (parts of one
-    set, in the order of their names) or one `.npy` per input. For a model with one input, a single array of any
-    name will do. The first axis of an input of fixed batch size counts samples in multiples of it.
+    `path` is an `.npz` whose arrays are named after the inputs, or a folder that holds `.npz` files (parts of
+    one set, in the order of their names) or one `.npy` per input. For a model with one input, a single array
+    of any name will do. The first axis of an input of fixed batch size counts samples in multiples of it.
     """
 
     def __init__(self, path: str | os.PathLike[str], model: ir.Model) -> None:
@@ -42,7 +42,8 @@ class Data:
         self._inputs = list(model.graph.inputs)
 
     def samples(self, limit: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds for the model: one sample each, or as many as its fixed first dimension says; at most `limit`.
+        """Feeds for the model: one sample each, or as many as its fixed first dimension says; at most
+        `limit`.
 
         Raises UsageError saying what was expected and what was found.
         """
@@ -64,7 +65,14 @@ class Data:
         else:
             for file in self.files:
                 with file_errors("read", file), _npz(file) as archive:
-                    yield self._named({k: _member(archive, k, file) for k in archive.files if not self._ignored(k, archive)}, file)
+                    yield self._named(
+                        {
+                            k: _member(archive, k, file)
+                            for k in archive.files
+                            if not self._ignored(k, archive)
+                        },
+                        file,
+                    )
 
     def _ignored(self, name: str, archive: Any) -> bool:
         """Arrays that are no input (labels, say) are passed over where all inputs are there by name."""
@@ -127,7 +135,9 @@ def fitted(array: Array, value: ir.Value, where: str) -> Array:
             # Either with the model's own first dimension as the samples' axis, or with one axis more.
             expected = shape[1:] if actual is array.shape else shape
             tail = actual[1:] if actual is array.shape else actual
-            if len(tail) == len(expected) and all(not isinstance(d, int) or d == n for d, n in zip(expected, tail, strict=True)):
+            if len(tail) == len(expected) and all(
+                not isinstance(d, int) or d == n for d, n in zip(expected, tail, strict=True)
+            ):
                 return array
         raise UsageError(f"{where}: input '{name}' has shape {_shape(shape)}, found {_shape(array.shape)}",
                          hint="samples lie along the first axis")  # fmt: skip
@@ -184,11 +194,12 @@ def _shape(shape: Sequence[int | str]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-# --- drawing --------------------------------------------------------------------------------------------------
+# --- drawing ----------------------------------------------------------------------------------------------
 
 
 def bindings(model: ir.Model, batch: int = BATCH) -> dict[str, int]:
-    """A size for every free dimension of the inputs: `batch` for those that lead, small distinct numbers else."""
+    """A size for every free dimension of the inputs: `batch` for those that lead, small distinct numbers
+    else."""
     bound: dict[str, int] = {}
     rest = iter(FREE)
     for value in model.graph.inputs:
@@ -200,12 +211,17 @@ def bindings(model: ir.Model, batch: int = BATCH) -> dict[str, int]:
 
 
 def random_inputs(
-    model: ir.Model, seed: int = 0, samples: int = 3, *, batch: int = BATCH, sizes: Mapping[str, int] | None = None
+    model: ir.Model,
+    seed: int = 0,
+    samples: int = 3,
+    *,
+    batch: int = BATCH,
+    sizes: Mapping[str, int] | None = None,
 ) -> list[dict[str, Array]]:
     """Feeds drawn at random, the same for the same model and seed.
 
-    Floats are normal, booleans even, integers uniform over what they index (the table of a Gather, the depth of a
-    OneHot) or 0 and 1 where they are masks. Free dimensions are bound by `bindings`, `sizes` overrides.
+    Floats are normal, booleans even, integers uniform over what they index (the table of a Gather, the depth
+    of a OneHot) or 0 and 1 where they are masks. Free dimensions are bound by `bindings`, `sizes` overrides.
     Raises UsageError where nothing says what an integer input means.
     """
     bound = {**bindings(model, batch), **(sizes or {})}
@@ -217,16 +233,24 @@ def random_inputs(
             name = value.name or ""
             shape = g.dims(value)
             if shape is None:
-                raise UsageError(f"input '{name}' has no known rank", hint=f"say its shape: --shape {name}=1,3,224,224")
+                raise UsageError(
+                    f"input '{name}' has no known rank", hint=f"say its shape: --shape {name}=1,3,224,224"
+                )
             rng = np.random.default_rng([seed, index, *name.encode()])
-            feed[name] = _draw(rng, value, tuple(d if isinstance(d, int) else bound[d] for d in shape), ranges[name])
+            feed[name] = _draw(
+                rng, value, tuple(d if isinstance(d, int) else bound[d] for d in shape), ranges[name]
+            )
         feeds.append(feed)
     return feeds
 
 
-def _draw(rng: np.random.Generator, value: ir.Value, shape: tuple[int, ...], limits: tuple[int, int] | None) -> Array:
+def _draw(
+    rng: np.random.Generator, value: ir.Value, shape: tuple[int, ...], limits: tuple[int, int] | None
+) -> Array:
     if value.dtype is None or value.dtype == ir.DataType.STRING:
-        raise UsageError(f"input '{value.name}' holds {value.dtype}: no values can be drawn", hint="give data with --data")
+        raise UsageError(
+            f"input '{value.name}' holds {value.dtype}: no values can be drawn", hint="give data with --data"
+        )
     dtype = np.dtype(value.dtype.numpy())
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)

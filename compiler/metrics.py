@@ -15,10 +15,11 @@ Array = np.ndarray[Any, Any]
 class Difference:
     """`found` against `reference`.
 
-    `error` is max|a-b|, `relative` is that over max|reference|, `sqnr` is 10 log10(sum a^2 / sum (a-b)^2) in dB
-    (inf where equal), `cosine` the cosine between both as vectors, `argmax` the share of rows along the last axis
-    whose largest element is at the same place (None where that means nothing). `exact` holds where every element
-    is equal; `pattern` where NaN and infinities are at the same places, and shape and dtype are the same.
+    `error` is max|a-b|, `relative` is that over max|reference|, `sqnr` is 10 log10(sum a^2 / sum (a-b)^2) in
+    dB (inf where equal), `cosine` the cosine between both as vectors, `argmax` the share of rows along the
+    last axis whose largest element is at the same place (None where that means nothing). `exact` holds where
+    every element is equal; `pattern` where NaN and infinities are at the same places, and shape and dtype are
+    the same.
     """
 
     error: float
@@ -43,8 +44,8 @@ def is_inexact(array: Array) -> bool:
 
 
 def relative(reference: Array, found: Array) -> float:
-    """max|a-b| / max|a| over the finite elements of a float array, inf where shapes or non-finite patterns differ;
-    for others 0 where equal, else inf."""
+    """max|a-b| / max|a| over the finite elements of a float array, inf where shapes or non-finite patterns
+    differ; for others 0 where equal, else inf."""
     if reference.shape != found.shape:
         return math.inf
     if not is_inexact(reference):
@@ -117,7 +118,13 @@ def _cosine(a: Array, b: Array, power: float) -> float:
 
 
 def _argmax(reference: Array, found: Array) -> float | None:
-    if not is_inexact(reference) or reference.dtype.kind == "c" or reference.ndim < 1 or reference.shape[-1] < 2 or not reference.size:
+    if (
+        not is_inexact(reference)
+        or reference.dtype.kind == "c"
+        or reference.ndim < 1
+        or reference.shape[-1] < 2
+        or not reference.size
+    ):
         return None
     if np.isnan(reference).any() or np.isnan(found).any():
         return None

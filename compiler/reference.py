@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from tapeout.compiler.errors import InvalidModelError, UsageError
 from tapeout.compiler.ir import graph as g
 
 Array = np.ndarray[Any, Any]
-Source = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+Source: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
 
 # Values asked for together: what they hold at once stays under this many bytes.
 BATCH_BYTES = 256 << 20
@@ -43,7 +43,9 @@ class Reference:
         self._base: str | None = None  # where external data lies
         if isinstance(model, ir.Model):
             self._sizes = _sizes(model)
-            self._bytes = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+            self._bytes = sum(
+                v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+            )
         elif isinstance(model, onnx.ModelProto):
             self._sizes = {}
             self._bytes = 0
@@ -73,7 +75,12 @@ class Reference:
 
         return f"ONNX Runtime {onnxruntime.__version__}"
 
-    # --- what the model has ------------------------------------------------------------------------------------
+    # --- what the model has -------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> str | None:
+        """The folder where the model's external data lies."""
+        return self._base
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -113,12 +120,13 @@ class Reference:
         """Names of everything that nodes of the main graph compute, in order."""
         return [name for node in self.proto.graph.node for name in node.output if name]
 
-    # --- running -----------------------------------------------------------------------------------------------
+    # --- running ------------------------------------------------------------------------------------------
 
     def run(self, inputs: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
         """The values `names` (default: the outputs) for `inputs`, all at once: ask for few large ones.
 
-        Raises UsageError where a name is not in the graph, InvalidModelError where neither runtime can run it.
+        Raises UsageError where a name is not in the graph, InvalidModelError where neither runtime can run
+        it.
         """
         wanted = tuple(dict.fromkeys(self.outputs() if names is None else names))
         if not wanted:
@@ -130,7 +138,7 @@ class Reference:
         feed = {k: np.asarray(v) for k, v in inputs.items()}
         session = self._session(wanted)
         if session is None:
-            return self._reference(feed, wanted)
+            return _evaluate_slowly(_with_outputs(self.proto, wanted), feed, wanted, self._base)
         try:
             results = session.run(list(wanted), feed)
         except Exception as error:
@@ -156,23 +164,7 @@ class Reference:
         key = () if set(names) <= set(self.outputs()) else names
         if key in self._sessions:
             return self._sessions[key]
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if self._optimized else level.ORT_DISABLE_ALL
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        if self._base is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self._base)
-        session: Any
-        try:
-            session = ort.InferenceSession(self._payload(key), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            if type(error).__name__ not in ("NotImplemented", "Fail", "InvalidGraph", "InvalidArgument", "InvalidProtobuf"):
-                raise _not_runnable(error) from error
-            session = None
+        session = open_session(self._payload(key), self._base, self._threads, self._optimized)
         for old in [k for k in self._sessions if k]:  # at most one session with extra outputs is kept
             del self._sessions[old]
         self._sessions[key] = session
@@ -182,29 +174,79 @@ class Reference:
         if not names and isinstance(self._source, str | os.PathLike):
             return os.fspath(self._source)
         if not names:
-            return self.proto.SerializeToString()
+            return cast(bytes, self.proto.SerializeToString())
         proto = _with_outputs(self.proto, names)
-        return proto.SerializeToString()
+        return cast(bytes, proto.SerializeToString())
 
-    def _reference(self, feed: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
-        from onnx.external_data_helper import load_external_data_for_model
-        from onnx.reference import ReferenceEvaluator
 
-        proto = _with_outputs(self.proto, names)
-        if self._base is not None:
-            whole = onnx.ModelProto()
-            whole.CopyFrom(proto)
-            load_external_data_for_model(whole, self._base)
-            proto = whole
-        try:
-            results = ReferenceEvaluator(proto).run(list(names), dict(feed))
-        except Exception as error:
-            raise _not_runnable(error) from error
-        return dict(zip(names, (np.asarray(r) for r in results), strict=True))
+def open_session(payload: bytes | str, base: str | None, threads: int, optimized: bool = False) -> Any:
+    """An ORT session on the CPU for a serialized model or a path; None where ORT has no kernel for it.
+
+    `base` is the folder of the external data. Raises InvalidModelError where the model is at fault.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if base is not None and isinstance(payload, bytes):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", base)
+    try:
+        return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if type(error).__name__ in (
+            "NotImplemented",
+            "Fail",
+            "InvalidGraph",
+            "InvalidArgument",
+            "InvalidProtobuf",
+        ):
+            return None
+        raise _not_runnable(error) from error
+
+
+def evaluate(
+    proto: onnx.ModelProto,
+    feed: Mapping[str, Array],
+    names: Sequence[str],
+    base: str | None = None,
+    threads: int = 2,
+) -> dict[str, Array]:
+    """Run a whole model once: ORT without optimizations, else `onnx.reference`. `names` are graph outputs."""
+    session = open_session(proto.SerializeToString(), base, threads)
+    if session is None:
+        return _evaluate_slowly(proto, feed, names, base)
+    try:
+        results = session.run(list(names), dict(feed))
+    except Exception as error:
+        raise _not_runnable(error) from error
+    return dict(zip(names, (np.asarray(r) for r in results), strict=True))
+
+
+def _evaluate_slowly(
+    proto: onnx.ModelProto, feed: Mapping[str, Array], names: Sequence[str], base: str | None
+) -> dict[str, Array]:
+    from onnx.external_data_helper import load_external_data_for_model
+    from onnx.reference import ReferenceEvaluator
+
+    if base is not None:
+        whole = onnx.ModelProto()
+        whole.CopyFrom(proto)
+        load_external_data_for_model(whole, base)
+        proto = whole
+    try:
+        results = ReferenceEvaluator(proto).run(list(names), dict(feed))
+    except Exception as error:
+        raise _not_runnable(error) from error
+    return dict(zip(names, (np.asarray(r) for r in results), strict=True))
 
 
 def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """`proto` with `names` as further outputs; weights are shared by the serializer, not copied here twice."""
+    """`proto` with `names` as further outputs; weights are shared by the serializer, not copied here
+    twice."""
     made = onnx.ModelProto()
     made.CopyFrom(proto)
     known = {o.name for o in made.graph.output}
@@ -242,14 +284,19 @@ def _damaged(path: object) -> Iterator[None]:
         raise InvalidModelError(f"'{path}' is no ONNX model: {type(error).__name__}: {error}") from error
 
 
-def spread(model: Source, samples: Sequence[Mapping[str, Array]], *, threads: int | None = None) -> dict[str, float]:
+def spread(
+    model: Source, samples: Sequence[Mapping[str, Array]], *, threads: int | None = None
+) -> dict[str, float]:
     """How far ONNX Runtime's own answers lie apart with and without its optimizations, per output.
 
     The measure is max|a-b| / max|a| (0 for outputs that are not float), the largest over `samples`.
     """
     from tapeout.compiler.metrics import relative
 
-    with Reference(model, threads=threads) as plain, Reference(model, threads=threads, optimized=True) as fast:
+    with (
+        Reference(model, threads=threads) as plain,
+        Reference(model, threads=threads, optimized=True) as fast,
+    ):
         result: dict[str, float] = {}
         for inputs in samples:
             a, b = plain.run(inputs), fast.run(inputs)

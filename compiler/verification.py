@@ -50,7 +50,8 @@ class Entry:
 
 @dataclass
 class Verification:
-    """The result for an artifact: entries per output and runtime; `proven` names runtime and device that ran."""
+    """The result for an artifact: entries per output and runtime; `proven` names runtime and device that
+    ran."""
 
     entries: list[Entry] = field(default_factory=list)
     proven: list[str] = field(default_factory=list)
@@ -129,10 +130,12 @@ def verify(
 ) -> Verification:
     """Run every sample through `reference` and every runner, and keep the worst difference of each output.
 
-    `source` is what ORT's own spread is measured on (once, on the first sample). `adapt` maps inputs and outputs
-    of the artifact to those of the reference where the user asked for another layout.
+    `source` is what ORT's own spread is measured on (once, on the first sample). `adapt` maps inputs and
+    outputs of the artifact to those of the reference where the user asked for another layout.
     """
-    result = Verification(data=data, reference=reference.runtime, proven=[f"{r.runtime} on {r.device}" for r in runners])
+    result = Verification(
+        data=data, reference=reference.runtime, proven=[f"{r.runtime} on {r.device}" for r in runners]
+    )
     own: dict[str, float] | None = None
     worst: dict[tuple[str, int], Entry] = {}
     for index, given in enumerate(samples):
@@ -146,9 +149,13 @@ def verify(
             found = runner.run(given)
             for name, array in expected.items():
                 if name not in found:
-                    raise AccuracyError(f"the artifact has no output '{name}'; it has {', '.join(found) or 'none'}")
+                    raise AccuracyError(
+                        f"the artifact has no output '{name}'; it has {', '.join(found) or 'none'}"
+                    )
                 allowed = tolerance(scheme, own.get(name, 0.0)) if is_inexact(array) else 0.0
-                entry = Entry(name, runner.runtime, runner.device, allowed, difference(array, found[name]), index)
+                entry = Entry(
+                    name, runner.runtime, runner.device, allowed, difference(array, found[name]), index
+                )
                 known = worst.get((name, place))
                 if known is None or _badness(entry) > _badness(known):
                     worst[name, place] = entry
@@ -168,8 +175,8 @@ def _own_spread(source: Source, feed: Mapping[str, Array]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Between an artifact whose inputs and outputs have another axis order, and the source: `perms[name]` makes
-    the artifact's array from the source's, as in `numpy.transpose(source, perm)`."""
+    """Between an artifact whose inputs and outputs have another axis order, and the source: `perms[name]`
+    makes the artifact's array from the source's, as in `numpy.transpose(source, perm)`."""
 
     perms: Mapping[str, tuple[int, ...]]
 

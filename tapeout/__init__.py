@@ -12,10 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tapeout.api import Export, compare, explain, export, inspect, verify
+    from tapeout.api import Export, bench, compare, explain, export, inspect, verify
     from tapeout.compiler.errors import TapeoutError
 
-__all__ = ["Export", "TapeoutError", "__version__", "compare", "explain", "export", "inspect", "verify"]
+__all__ = [
+    "Export",
+    "TapeoutError",
+    "__version__",
+    "bench",
+    "compare",
+    "explain",
+    "export",
+    "inspect",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

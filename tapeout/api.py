@@ -1,4 +1,4 @@
-"""The public functions: export, explain, verify, compare, inspect. Every failure is a TapeoutError."""
+"""The public functions: export here, the others from `questions`. Every failure is a TapeoutError."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from tapeout.compiler import artifact as files
-from tapeout.compiler.errors import BudgetError, InternalError, OutputError, ResourceError, TapeoutError, UsageError
+from tapeout.compiler.errors import (
+    BudgetError,
+    UsageError,
+)
 from tapeout.compiler.target import Target
+from tapeout.failures import failures
+from tapeout.questions import Timing, Verified, bench, compare, explain, inspect, verify
 from tapeout.road import Model, Prepared, Wish, choose, legalize, placement, prepare, refuse
 
 Notify = Callable[[str], None]
 Shapes = Mapping[str, Sequence[int]]
+
+__all__ = [
+    "Export", "Timing", "Verified", "bench", "compare", "explain", "export", "failures", "inspect", "verify",
+]  # fmt: skip
 
 MANIFEST = "tapeout.manifest/1"
 REPORT = "tapeout.report/1"
@@ -26,7 +35,8 @@ REPORT = "tapeout.report/1"
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: the artifact's path, what went into it (deterministic), and what happened on the way.
+    """A finished export: the artifact's path, what went into it (deterministic), and what happened on the
+    way.
 
     With `dry_run`, `artifact` is where the file would lie.
     """
@@ -35,26 +45,6 @@ class Export:
     manifest: dict[str, Any]
     report: dict[str, Any]
     outputs: list[Path] = field(default_factory=list)
-
-
-@contextmanager
-def failures() -> Iterator[None]:
-    """Whatever escapes the block is a TapeoutError: full disks and memory by their kind, the rest as internal."""
-    try:
-        yield
-    except TapeoutError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{error.strerror or error}: '{error.filename or 'a file'}'") from error
-    except MemoryError as error:
-        raise ResourceError("not enough memory", hint="a smaller batch or fewer --jobs need less") from error
-    except RecursionError as error:
-        raise InternalError("the model is nested too deeply", hint="please report it with the model") from error
-    except Exception as error:
-        raise InternalError(
-            f"{type(error).__name__}: {error}",
-            hint="this is a fault of tapeout: please report it with the model (TAPEOUT_TRACEBACK=1 shows where)",
-        ) from error
 
 
 def export(
@@ -79,14 +69,15 @@ def export(
     jobs: int | None = None,
     notify: Notify | None = None,
 ) -> Export:
-    """Turn `model` (a path, an onnx.ModelProto or an onnx_ir.Model) into an artifact for `target`, checked on the
-    target's own runtimes against the source.
+    """Turn `model` (a path, an onnx.ModelProto or an onnx_ir.Model) into an artifact for `target`, checked on
+    the target's own runtimes against the source.
 
     `output` is the artifact's file (default: the model's name in the current folder); beside it lie
-    `OUTPUT.manifest.json` and `OUTPUT.report.json`. `quantize` is a scheme that the target offers, `shape` binds
-    input sizes, `layout` asks for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs` keeps only
-    those, `data` is checked on in place of random inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least;
-    error, relative: at most), `max_size` is in bytes, `jobs` bounds threads. Files appear whole or not at all.
+    `OUTPUT.manifest.json` and `OUTPUT.report.json`. `quantize` is a scheme that the target offers, `shape`
+    binds input sizes, `layout` asks for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs`
+    keeps only those, `data` is checked on in place of random inputs, `gates` bounds metrics (sqnr, cosine,
+    argmax: at least; error, relative: at most), `max_size` is in bytes, `jobs` bounds threads. Files appear
+    whole or not at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError, ResourceError,
     OutputError (each with `.exit_code`).
@@ -97,7 +88,9 @@ def export(
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
         place = files.check_output(Path(output) if output is not None else Path(_stem(model) + chosen.suffix))
         if isinstance(model, str | os.PathLike) and os.path.realpath(model) == str(place):
-            raise UsageError(f"the output '{place.name}' is the model itself", hint="choose another name with -o")
+            raise UsageError(
+                f"the output '{place.name}' is the model itself", hint="choose another name with -o"
+            )
         manifest_place, report_place = _beside(place, ".manifest.json"), _beside(place, ".report.json")
         depfile_place = None if depfile is None else files.check_output(Path(depfile))
         all_places = [place, report_place, manifest_place, *([depfile_place] if depfile_place else [])]
@@ -110,15 +103,22 @@ def export(
         read = _Later(lambda: [files.digest(f) for f in prepared.files])
         with clock("passes"):
             history, acceptance = legalize(prepared.model, chosen, request)
-        refuse(acceptance, chosen, request)
+        refuse(acceptance, chosen)
         manifest: dict[str, Any] = {
             "schema": MANIFEST,
             "target": chosen.name,
             "device": request.device,
             "scheme": request.scheme,
             "options": dict(sorted(request.options.items())),
-            "wish": {"shape": {k: list(v) for k, v in wish.shape.items()}, "layout": dict(wish.layout), "outputs": list(wish.outputs)},
-            "inputs": [{"name": p.name, "sha256": d, "bytes": n} for p, (d, n) in zip(prepared.files, read.result(), strict=True)],
+            "wish": {
+                "shape": {k: list(v) for k, v in wish.shape.items()},
+                "layout": dict(wish.layout),
+                "outputs": list(wish.outputs),
+            },
+            "inputs": [
+                {"name": p.name, "sha256": d, "bytes": n}
+                for p, (d, n) in zip(prepared.files, read.result(), strict=True)
+            ],
             "packages": _packages(),
             "passes": [{"name": s.name, "changes": s.count} for s in history.steps],
             "placement": placement(acceptance),
@@ -127,7 +127,9 @@ def export(
         report: dict[str, Any] = {
             "schema": REPORT,
             "source": source,
-            "passes": [{"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps],
+            "passes": [
+                {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
+            ],
         }
         if dry_run:
             report |= {"seconds": clock.seconds, "host": _host()}
@@ -234,7 +236,9 @@ def _summary(prepared: Prepared) -> dict[str, Any]:
     graph = prepared.model.graph
     return {
         "nodes": len(graph),
-        "weights": sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None),
+        "weights": sum(
+            v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None
+        ),
     }
 
 
@@ -256,5 +260,9 @@ def _interface(prepared: Prepared) -> dict[str, Any]:
 def _host() -> dict[str, Any]:
     import platform
 
-    return {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version(), "cpus": os.cpu_count()}
-
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+    }

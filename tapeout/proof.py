@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -41,8 +42,16 @@ class Claim:
     samples: int = SAMPLES
 
 
-def feeds(model: ir.Model, data: str | os.PathLike[str] | None, limit: int = SAMPLES) -> tuple[Iterable[Mapping[str, Array]], str]:
-    """What to run on, and its name: the user's data, else random inputs (where the batch is free at 2, 1 and 3)."""
+def running(request: Request, jobs: int | None) -> Request:
+    """The request as runners get it: their option `threads` follows --jobs."""
+    return request if jobs is None else replace(request, options={"threads": str(jobs), **request.options})
+
+
+def feeds(
+    model: ir.Model, data: str | os.PathLike[str] | None, limit: int = SAMPLES
+) -> tuple[Iterable[Mapping[str, Array]], str]:
+    """What to run on, and its name: the user's data, else random inputs (where the batch is free at 2, 1 and
+    3)."""
     if data is not None:
         return inputs.Data(data, model).samples(limit), os.fspath(data)
     drawn = inputs.random_inputs(model)
@@ -53,7 +62,8 @@ def feeds(model: ir.Model, data: str | os.PathLike[str] | None, limit: int = SAM
 
 
 def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter | None]:
-    """What stands for the source: the file itself where ONNX Runtime can run it, else the model as it was read."""
+    """What stands for the source: the file itself where ONNX Runtime can run it, else the model as it was
+    read."""
     adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
     original: Source = claim.model
     try:
@@ -66,8 +76,9 @@ def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter 
 
 
 def prove(claim: Claim) -> Verification | None:
-    """Run the artifact on every runtime of its target against the source; None where the target has none here."""
-    runners = claim.target.runners(claim.artifact, claim.request)
+    """Run the artifact on every runtime of its target against the source; None where the target has none
+    here."""
+    runners = claim.target.runners(claim.artifact, running(claim.request, claim.jobs))
     if not runners:
         return None
     samples, name = feeds(claim.prepared.model, claim.data, claim.samples)
@@ -87,7 +98,9 @@ def _chain(first: Mapping[str, Array], rest: Iterable[Mapping[str, Array]]) -> I
     yield from rest
 
 
-def judge(proof: Verification | None, gates: Mapping[str, float], require_proof: bool, claim: Claim) -> AccuracyError | None:
+def judge(
+    proof: Verification | None, gates: Mapping[str, float], require_proof: bool, claim: Claim
+) -> AccuracyError | None:
     """The error that the proof calls for, if any."""
     where = f"{claim.target.name} on {claim.request.device}"
     if proof is None:
@@ -129,7 +142,8 @@ def describe(entry: Entry, proof: Verification) -> str:
 
 
 def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyError:
-    """The same error with the first source node beyond tolerance and the pass that introduced it, where found."""
+    """The same error with the first source node beyond tolerance and the pass that introduced it, where
+    found."""
     from tapeout.compiler.location import find
 
     worst = proof.worst()
@@ -138,10 +152,17 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
         samples, _ = feeds(claim.prepared.model, claim.data, claim.samples)
         feed = list(samples)[worst.sample]
         fault = find(
-            lambda: prepare(claim.model, claim.wish).model, claim.target, claim.request, claim.artifact, feed, threads=claim.jobs
+            lambda: prepare(claim.model, claim.wish).model,
+            claim.target,
+            claim.request,
+            claim.artifact,
+            feed,
+            threads=claim.jobs,
         )
     except TapeoutError as other:
-        return AccuracyError(f"{error.message}; looking for the cause failed: {other.message}", hint=error.hint)
+        return AccuracyError(
+            f"{error.message}; looking for the cause failed: {other.message}", hint=error.hint
+        )
     if fault is None:
         return error
     return AccuracyError(
@@ -149,3 +170,27 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
         hint="this is a fault of tapeout or of the runtime: please report it with the model; --keep-rejected keeps the file",
         nodes=fault.nodes,
     )
+
+
+def inner_spread(model: ir.Model, feed: Mapping[str, Array], threads: int | None) -> dict[str, float]:
+    """How far rounding alone moves the outputs, for the tolerance of what lies before them."""
+    from tapeout.compiler.reference import spread
+
+    try:
+        return spread(model, [feed], threads=threads)
+    except InvalidModelError:
+        return {}
+
+
+def interface_model(manifest: Mapping[str, Any], artifact: Path) -> ir.Model:
+    """A model with the artifact's inputs and nothing else, to draw inputs for."""
+    known = manifest.get("interface", {}).get("inputs")
+    if not known:
+        raise UsageError(f"there is no manifest beside '{artifact}'", hint="name the model with --against")
+    values = [
+        ir.Value(
+            name=i["name"], type=ir.TensorType(ir.DataType[i["dtype"].upper()]), shape=ir.Shape(i["shape"])
+        )
+        for i in known
+    ]
+    return ir.Model(ir.Graph(values, [], nodes=[], opset_imports={"": 25}), ir_version=10)

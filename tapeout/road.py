@@ -1,4 +1,5 @@
-"""The road of a model up to emission: read, shaped as asked, through the target's passes, accepted or refused."""
+"""The road of a model up to emission: read, shaped as asked, through the target's passes, accepted or
+refused."""
 
 from __future__ import annotations
 
@@ -6,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.errors import UnsupportedError, UsageError
+from tapeout.compiler.errors import UsageError
 from tapeout.compiler.pipeline import History, run
 from tapeout.compiler.target import Request, Target
 from tapeout.compiler.target import target as find_target
@@ -19,7 +20,7 @@ from tapeout.compiler.target import target as find_target
 if TYPE_CHECKING:
     from tapeout.compiler.declaration import Acceptance
 
-Model = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ class Prepared:
     files: list[Path]
 
 
-def choose(target: str | Target, device: str | None, scheme: str | None, options: Mapping[str, str] | None) -> tuple[Target, Request]:
+def choose(
+    target: str | Target,
+    device: str | None,
+    scheme: str | None,
+    options: Mapping[str, str] | None,
+) -> tuple[Target, Request]:
     """The target and what is asked of it; raises UsageError naming what it offers."""
     found = find_target(target) if isinstance(target, str) else target
     device = device or found.devices[0]
@@ -48,7 +54,9 @@ def choose(target: str | Target, device: str | None, scheme: str | None, options
     if device not in found.devices:
         raise UsageError(f"target '{found.name}' has no device '{device}'; it has {', '.join(found.devices)}")
     if scheme not in found.schemes:
-        raise UsageError(f"target '{found.name}' does not offer '{scheme}'; it offers {', '.join(found.schemes)}")
+        raise UsageError(
+            f"target '{found.name}' does not offer the scheme '{scheme}'; it offers {', '.join(found.schemes)}"
+        )
     return found, Request(scheme=scheme, device=device, options=dict(options or {}))
 
 
@@ -68,7 +76,9 @@ def prepare(model: Model, wish: Wish) -> Prepared:
         from tapeout.compiler.ir.load import from_proto
 
         if not isinstance(model, onnx.ModelProto | ir.Model):
-            raise UsageError(f"the model is a {type(model).__name__}; expected a path, an onnx.ModelProto or an onnx_ir.Model")
+            raise UsageError(
+                f"the model is a {type(model).__name__}; expected a path, an onnx.ModelProto or an onnx_ir.Model"
+            )
         loaded = from_proto(model if isinstance(model, onnx.ModelProto) else ir.to_proto(model))
         files = []
     if wish.outputs:
@@ -93,21 +103,19 @@ def legalize(model: ir.Model, target: Target, request: Request) -> tuple[History
     return history, target.declaration(request.device).accept(model)
 
 
-def refuse(acceptance: Acceptance, target: Target, request: Request) -> None:
+def refuse(acceptance: Acceptance, target: Target) -> None:
     """Raise UnsupportedError with every reason where something is refused."""
     if not acceptance.refused:
         return
     from tapeout.compiler.explanation import refusal_error
 
-    error: Any = refusal_error(acceptance, target.name)
-    if isinstance(error, Exception):
-        raise error
-    raise UnsupportedError(str(error))
+    raise refusal_error(acceptance, target.name)
 
 
 def placement(acceptance: Acceptance) -> dict[str, int]:
     """How many nodes each lowering took, most first."""
     counts: dict[str, int] = {}
     for _, row in acceptance.placed:
-        counts[row.lower] = counts.get(row.lower, 0) + 1
+        name = row.lower or row.op
+        counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -17,7 +17,9 @@ ORDERS = {3: ("NCL", "NLC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 def permutation(rank: int, layout: str, name: str) -> tuple[int, ...]:
     """The perm that makes `layout` of ONNX's own order; raises UsageError where the letters do not fit."""
     if rank not in ORDERS:
-        raise UsageError(f"'{name}' has rank {rank}: a layout can be asked for ranks {', '.join(map(str, ORDERS))}")
+        raise UsageError(
+            f"'{name}' has rank {rank}: a layout can be asked for ranks {', '.join(map(str, ORDERS))}"
+        )
     first, last = ORDERS[rank]
     letters = layout.upper().replace("W", "L") if rank == 3 else layout.upper()
     if letters not in (first, last):
@@ -36,7 +38,9 @@ def set_layout(model: ir.Model, layouts: Mapping[str, str]) -> dict[str, tuple[i
     for name, layout in layouts.items():
         value = known.get(name)
         if value is None:
-            raise UsageError(f"no input or output is called '{name}'; there are {', '.join(map(repr, known))}")
+            raise UsageError(
+                f"no input or output is called '{name}'; there are {', '.join(map(repr, known))}"
+            )
         perm = permutation(g.rank(value) or 0, layout, name)
         if perm == tuple(range(len(perm))):
             continue

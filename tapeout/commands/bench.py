@@ -1,9 +1,67 @@
-"""tapeout bench"""
+"""tapeout bench ARTIFACT"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from tapeout.commands import options as o
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command("bench", help="Measure an artifact's latency on its runtimes.")(bench)
+
+
+def bench(
+    artifact: o.ArtifactPath,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="MODEL", help="Time the ONNX file in ONNX Runtime too.", show_default=False
+        ),
+    ] = None,
+    target: o.TargetOf = None,
+    device: o.Device = None,
+    data: o.DataPath = None,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, metavar="N", help="Timed runs after the warm-up.")
+    ] = 50,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(
+            "--max-latency",
+            metavar="MS",
+            help="Fail where every runtime's median is above.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: o.Jobs = None,
+    as_json: o.Json = False,
+) -> None:
+    from tapeout import api
+    from tapeout.compiler.errors import BudgetError
+    from tapeout.compiler.verification import text_table
+
+    found = api.bench(
+        artifact, against=against, target=target, device=device, data=data, runs=runs, jobs=jobs
+    )
+    best = min(t.median for t in found if t.ratio is None or not t.reference)
+    if max_latency is not None and best > max_latency:
+        raise BudgetError(f"the fastest runtime takes {best:.3f} ms, at most {max_latency:g} ms are allowed")
+    if as_json:
+        o.print_json({"schema": "tapeout.bench/1", "runs": [t.as_json() for t in found]})
+        return
+    rows = [("runtime", "threads", "median ms", "min ms", "against ORT")]
+    rows += [
+        (
+            t.runtime,
+            str(t.threads),
+            f"{t.median:.3f}",
+            f"{t.least:.3f}",
+            "-" if t.ratio is None else f"{t.ratio:.2f} x",
+        )
+        for t in found
+    ]
+    print(text_table(rows))

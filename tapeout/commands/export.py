@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export", help="Turn a model into an artifact for a target, checked against the source.")(export)
+    app.command("export", help="Turn a model into an artifact for a target, checked against the source.")(
+        export
+    )
 
 
 def export(
@@ -28,11 +30,7 @@ def export(
     outputs: o.Outputs = None,
     option: o.TargetOption = None,
     data: o.DataPath = None,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option("--gate", metavar="METRIC=BOUND", help="Fail unless sqnr, cosine, argmax (at least) or error, relative "
-                     "(at most) holds.", show_default=False),
-    ] = None,
+    gate: o.Gate = None,
     max_size: Annotated[str | None, typer.Option("--max-size", metavar="N", help="Fail above this size.", show_default=False)] = None,
     require_proof: Annotated[bool, typer.Option("--require-proof", help="Fail where no runtime could prove it.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without checking the numbers.")] = False,
@@ -76,7 +74,9 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         lines.append(f"would write {', '.join(map(str, result.outputs))}")
     else:
         size = manifest["artifact"]["bytes"]
-        lines.append(f"{result.artifact}: {manifest['target']} ({manifest['scheme']}), {operators} operators, {o.bytes_text(size)}")
+        lines.append(
+            f"{result.artifact}: {manifest['target']} ({manifest['scheme']}), {operators} operators, {o.bytes_text(size)}"
+        )
     checked = report.get("verification")
     if checked and checked["outputs"]:
         worst = max(checked["outputs"], key=lambda e: e["relative"])
@@ -87,5 +87,7 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
     elif not dry_run:
         lines.append(f"unproven: it was not run on any runtime for {manifest['target']} {manifest['device']}")
     seconds = report["seconds"]
-    lines.append(f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")")
+    lines.append(
+        f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")"
+    )
     return "\n".join(lines)

@@ -11,30 +11,77 @@ from typing import Annotated, Any
 import typer
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
-ArtifactPath = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The file that export wrote.", show_default=False)]
-TargetName = Annotated[str, typer.Option("--target", "-t", metavar="NAME", help="What to compile for; see 'tapeout targets'.")]
-Device = Annotated[str | None, typer.Option("--device", metavar="D", help="The target's device.", show_default=False)]
+ArtifactPath = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="The file that export wrote.", show_default=False)
+]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", metavar="NAME", help="What to compile for; see 'tapeout targets'.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="D", help="The target's device.", show_default=False)
+]
 Shape = Annotated[
-    list[str] | None, typer.Option("--shape", metavar="NAME=1,3,224,224", help="Bind an input's shape.", show_default=False)
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=1,3,224,224", help="Bind an input's shape.", show_default=False),
 ]
 Layout = Annotated[
     list[str] | None,
-    typer.Option("--layout", metavar="NAME=NHWC", help="Axis order of an input or output.", show_default=False),
+    typer.Option(
+        "--layout", metavar="NAME=NHWC", help="Axis order of an input or output.", show_default=False
+    ),
 ]
 Outputs = Annotated[
-    list[str] | None, typer.Option("--outputs", metavar="NAME,..", help="Keep only these outputs.", show_default=False)
+    list[str] | None,
+    typer.Option("--outputs", metavar="NAME,..", help="Keep only these outputs.", show_default=False),
 ]
 TargetOption = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the target.", show_default=False)
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the target.", show_default=False),
 ]
 Scheme = Annotated[
-    str | None, typer.Option("--quantize", metavar="SCHEME", help="float32, float16, or what the target offers.", show_default=False)
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="SCHEME",
+        help="float32, float16, or what the target offers.",
+        show_default=False,
+    ),
 ]
 DataPath = Annotated[
     Path | None,
-    typer.Option("--data", metavar="D", help="Samples: an .npz named after the inputs, or a folder.", show_default=False),
+    typer.Option(
+        "--data",
+        metavar="D",
+        help="Samples: an .npz named after the inputs, or a folder.",
+        show_default=False,
+    ),
 ]
-Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most so many threads.", show_default=False)]
+TargetOf = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="NAME",
+        help="Default: as its manifest or its name says.",
+        show_default=False,
+    ),
+]
+Samples = Annotated[
+    int, typer.Option("--samples", min=1, metavar="N", help="At most so many samples of the data.")
+]
+Gate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        metavar="METRIC=BOUND",
+        help="Fail unless sqnr, cosine, argmax (at least) or error, relative (at most) holds.",
+        show_default=False,
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, metavar="N", help="At most so many threads.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 
 
@@ -62,7 +109,9 @@ def shapes(values: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
         try:
             found = () if text == "()" else tuple(int(d) for d in text.replace("x", ",").split(","))
         except ValueError:
-            raise UsageError(f"--shape '{name}={text}': expected whole numbers, such as {name}=1,3,224,224") from None
+            raise UsageError(
+                f"--shape '{name}={text}': expected whole numbers, such as {name}=1,3,224,224"
+            ) from None
         if any(d < 0 for d in found):
             raise UsageError(f"--shape '{name}={text}': sizes are not negative")
         result[name] = found
@@ -123,7 +172,13 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None] | None]:
         return
     from rich.console import Console
 
-    words = {"read": "reading", "passes": "rewriting", "emit": "writing", "verify": "verifying", "write": "publishing"}
+    words = {
+        "read": "reading",
+        "passes": "rewriting",
+        "emit": "writing",
+        "verify": "verifying",
+        "write": "publishing",
+    }
     with Console(stderr=True).status("starting") as status:
         yield lambda part: status.update(f"{words.get(part, part)} ...")
 

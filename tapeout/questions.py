@@ -1,0 +1,335 @@
+"""What can be asked of models and artifacts: explain, verify, compare, inspect, bench."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
+from tapeout.compiler.target import Request, Target, targets
+from tapeout.compiler.target import target as find_target
+from tapeout.failures import failures
+from tapeout.road import Model, Prepared, Wish, choose, legalize, prepare
+
+if TYPE_CHECKING:
+    from tapeout.compiler.comparison import Comparison
+    from tapeout.compiler.explanation import Explanation
+    from tapeout.compiler.verification import Verification
+
+Notify = Callable[[str], None]
+PathLike = str | os.PathLike[str]
+
+
+def explain(
+    model: Model,
+    target: str | Target = "tflite",
+    *,
+    device: str | None = None,
+    quantize: str | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    layout: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    options: Mapping[str, str] | None = None,
+    notify: Notify | None = None,
+) -> Explanation:
+    """What would go where on `target`, and why not; nothing is written. Arguments as for `export`.
+
+    Raises TapeoutError for a bad model or option; what the target refuses is part of the answer, no error.
+    """
+    from tapeout.compiler.explanation import explain as told
+
+    with failures():
+        chosen, request = choose(target, device, quantize, options)
+        _tell(notify, "read")
+        prepared = prepare(model, Wish(shape or {}, layout or {}, tuple(outputs or ())))
+        _tell(notify, "passes")
+        _, acceptance = legalize(prepared.model, chosen, request)
+        return told(acceptance)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The numbers of an artifact, and the error that they call for, if any."""
+
+    verification: Verification
+    error: AccuracyError | None = None
+
+
+def verify(
+    artifact: PathLike,
+    against: Model,
+    *,
+    target: str | Target | None = None,
+    device: str | None = None,
+    data: PathLike | None = None,
+    samples: int = 8,
+    gates: Mapping[str, float] | None = None,
+    jobs: int | None = None,
+    raising: bool = True,
+    notify: Notify | None = None,
+) -> Verified:
+    """Run `artifact` on its target's own runtimes against the model it was made from.
+
+    What it was made with (target, device, scheme, shapes, layouts, outputs) is read from its manifest; without one,
+    the target follows from the file's suffix. `data` and `gates` as for `export`; at most `samples` samples
+    are run. Raises AccuracyError where a bound does not hold, unless `raising` is False.
+    """
+    from tapeout.proof import Claim, judge, locate, prove
+
+    with failures():
+        path, chosen, request, wish = _opened(artifact, target, device)
+        _tell(notify, "read")
+        prepared = prepare(against, wish)
+        claim = Claim(against, wish, prepared, chosen, request, path, data, jobs, samples)
+        _tell(notify, "verify")
+        found = prove(claim)
+        error = judge(found, gates or {}, True, claim)
+        if error is not None and found is not None and not found.holds:
+            error = locate(error, claim, found)
+        if found is None or (error is not None and raising):
+            assert error is not None
+            raise error
+        return Verified(found, error)
+
+
+def compare(
+    model: Model,
+    artifact: PathLike,
+    *,
+    target: str | Target | None = None,
+    device: str | None = None,
+    data: PathLike | None = None,
+    sample: int = 0,
+    jobs: int | None = None,
+    notify: Notify | None = None,
+) -> Comparison:
+    """Hold every tensor that the artifact's runtime shows against the source, through fusions, by source
+    names.
+
+    `sample` chooses one of `data` (or of the random inputs). The runtime that shows the most tensors is used.
+    Raises TapeoutError; deviations are part of the answer.
+    """
+    from tapeout.compiler.comparison import compare as compared
+    from tapeout.proof import feeds, inner_spread, running
+
+    with failures():
+        path, chosen, request, wish = _opened(artifact, target, device)
+        _tell(notify, "read")
+        source = prepare(model, wish)
+        final = prepare(model, wish)
+        _tell(notify, "passes")
+        legalize(final.model, chosen, request)
+        runners = chosen.runners(path, running(request, jobs))
+        if not runners:
+            raise AccuracyError(f"nothing here can run the artifact for {chosen.name} on {request.device}")
+        _tell(notify, "verify")
+        feed = _sample(source, data, sample, feeds)
+        names = [v.name or "" for n in final.model.graph for v in n.outputs]
+        runner = max(runners, key=lambda r: len(r.tensors(feed, names)))
+        own = inner_spread(source.model, feed, jobs)
+        return compared(
+            source.model, final.model, runner, feed, scheme=request.scheme, threads=jobs, own_spread=own
+        )
+
+
+def _sample(prepared: Prepared, data: PathLike | None, sample: int, feeds: Any) -> dict[str, Any]:
+    for index, feed in enumerate(feeds(prepared.model, data, sample + 1)[0]):
+        if index == sample:
+            return dict(feed)
+    raise UsageError(f"there is no sample {sample} in {data or 'the random inputs'}")
+
+
+def inspect(file: PathLike) -> dict[str, Any]:
+    """What is in an ONNX file or an artifact: operators with versions, inputs and outputs, sizes.
+
+    Raises UsageError where the file is missing, InvalidModelError where it is damaged.
+    """
+    with failures():
+        path = _existing(file, "file")
+        for name in targets():
+            one = find_target(name)
+            if one.inspect is not None and path.suffix == one.suffix:
+                return {"kind": name, **one.inspect(path)}
+        return _inspect_onnx(path)
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    from collections import Counter
+
+    from tapeout.compiler.artifact import digest
+    from tapeout.compiler.ir import graph as g
+
+    prepared = prepare(path, Wish())
+    model = prepared.model
+
+    def tensor(value: Any) -> dict[str, Any]:
+        dims = g.dims(value)
+        return {
+            "name": value.name,
+            "dtype": value.dtype.name.lower() if value.dtype is not None else "unknown",
+            "shape": None if dims is None else list(dims),
+        }
+
+    nodes = [n for graph in g.graphs(model) for n in graph]
+    operators = Counter(
+        f"{n.domain}::{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in nodes
+    )
+    weights = [
+        v.const_value
+        for graph in g.graphs(model)
+        for v in graph.initializers.values()
+        if v.const_value is not None
+    ]
+    return {
+        "kind": "onnx",
+        "bytes": sum(digest(f)[1] for f in prepared.files),
+        "sha256": digest(path)[0],
+        "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip() or "unknown",
+        "nodes": len(nodes),
+        "weights": sum(w.nbytes for w in weights),
+        "parameters": sum(w.size for w in weights),
+        "inputs": [tensor(v) for v in model.graph.inputs],
+        "outputs": [tensor(v) for v in model.graph.outputs],
+        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency in milliseconds; `ratio` is ONNX Runtime's median over this one's (above 1: faster than
+    ORT)."""
+
+    runtime: str
+    threads: int
+    median: float
+    least: float
+    runs: int
+    ratio: float | None = None
+    reference: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench(
+    artifact: PathLike,
+    *,
+    against: Model | None = None,
+    target: str | Target | None = None,
+    device: str | None = None,
+    data: PathLike | None = None,
+    runs: int = 50,
+    jobs: int | None = None,
+) -> list[Timing]:
+    """Measure an artifact on each of its runtimes at batch 1, after a warm-up, and ONNX Runtime on `against`.
+
+    Without `against` the inputs are drawn from the artifact's manifest; raises UsageError where there is
+    none.
+    """
+    from tapeout.proof import interface_model, running
+
+    with failures():
+        threads = jobs or 1
+        path, chosen, request, wish = _opened(artifact, target, device)
+        model = (
+            prepare(against, wish).model if against is not None else interface_model(_manifest(path), path)
+        )
+        feed = _bench_feed(model, data)
+        reference: float | None = None
+        timings: list[Timing] = []
+        if against is not None:
+            from tapeout.compiler.reference import Reference
+
+            with Reference(model, threads=threads, optimized=True) as ort:
+                times = _timed(lambda: ort.run(feed), runs)
+                reference = statistics.median(times)
+                timings.append(Timing(ort.runtime, threads, reference, min(times), runs, 1.0, True))
+        for runner in chosen.runners(path, running(request, threads)):
+            times = _timed(lambda runner=runner: runner.run(feed), runs)  # type: ignore[misc]
+            median = statistics.median(times)
+            timings.append(
+                Timing(runner.runtime, threads, median, min(times), runs, reference and reference / median)
+            )
+        if not timings:
+            raise AccuracyError(f"nothing here can run the artifact for {chosen.name} on {request.device}")
+        return timings
+
+
+def _bench_feed(model: Any, data: PathLike | None) -> dict[str, Any]:
+    from tapeout.compiler.data import Data, random_inputs
+
+    return next(Data(data, model).samples(1)) if data is not None else random_inputs(model, 0, 1, batch=1)[0]
+
+
+def _timed(call: Callable[[], object], runs: int) -> list[float]:
+    for _ in range(min(5, runs)):
+        call()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+# --- artifacts --------------------------------------------------------------------------------------------
+
+
+def _existing(file: PathLike, what: str) -> Path:
+    path = Path(file)
+    if not path.exists():
+        raise UsageError(f"the {what} '{path}' does not exist")
+    if path.is_dir():
+        raise UsageError(f"the {what} '{path}' is a folder")
+    return path
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest beside an artifact, {} where there is none."""
+    place = path.with_name(path.name.removesuffix(".rejected") + ".manifest.json")
+    try:
+        found = json.loads(place.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InvalidModelError(f"the manifest '{place}' is damaged: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _opened(
+    artifact: PathLike, target: str | Target | None, device: str | None
+) -> tuple[Path, Target, Request, Wish]:
+    """An artifact with what it was made by and for."""
+    path = _existing(artifact, "artifact")
+    manifest = _manifest(path)
+    if target is None:
+        target = manifest.get("target") or _by_suffix(path)
+    options = {str(k): str(v) for k, v in manifest.get("options", {}).items()}
+    chosen, request = choose(target, device or manifest.get("device"), manifest.get("scheme"), options)
+    asked = manifest.get("wish", {})
+    return (
+        path,
+        chosen,
+        request,
+        Wish(asked.get("shape", {}), asked.get("layout", {}), tuple(asked.get("outputs", ()))),
+    )
+
+
+def _by_suffix(path: Path) -> str:
+    for name in targets():
+        if find_target(name).suffix == path.suffix:
+            return name
+    raise UsageError(
+        f"no installed target writes '{path.suffix}' files", hint="name the target with --target"
+    )
+
+
+def _tell(notify: Notify | None, part: str) -> None:
+    if notify is not None:
+        notify(part)
