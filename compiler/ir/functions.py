@@ -14,6 +14,9 @@ import onnx_ir as ir
 DOMAIN = "tapeout"
 OPSET = 25
 
+# Every function that a pass has declared or a model has brought, for shape inference, which sees nodes only.
+DECLARED: dict[ir.OperatorIdentifier, ir.Function] = {}
+
 
 @functools.cache
 def _parsed(text: str) -> ir.Function:
@@ -26,6 +29,7 @@ def _parsed(text: str) -> ir.Function:
 def declare(model: ir.Model, text: str) -> ir.Function:
     """Add the function written in `text` (ONNX's text syntax, from `<domain: ...>` to `}`) to `model`, once."""
     function = _parsed(text)
+    DECLARED.setdefault(function.identifier(), function)
     known = model.functions.get(function.identifier())
     if known is None:
         known = model.functions[function.identifier()] = function.clone()
