@@ -39,6 +39,7 @@ Array = np.ndarray[Any, Any]
 
 # pass: within tolerance on every runner; refused: with a reason; wrong: a number, shape or dtype differs;
 # does-not-run: a file was written that a runtime rejects; crash: the process died, hung, or a fault of ours.
+SEPARATOR = " | "  # between the reasons of the nodes of a case
 STATUSES = ("pass", "refused", "wrong", "does-not-run", "crash")
 
 
@@ -86,8 +87,8 @@ class Report:
         return not any(counts[s] for s in STATUSES[2:])
 
     def reasons(self) -> list[tuple[str, int]]:
-        """Reasons of refusal with the number of cases, most frequent first."""
-        found = Counter(f"{o.op}: {_general(o.reason)}" for o in self.outcomes if o.status == "refused")
+        """Reasons of refusal with the number of cases that have them, most frequent first."""
+        found = Counter(r for o in self.outcomes if o.status == "refused" for r in _general(o.reason))
         return sorted(found.items(), key=lambda item: (-item[1], item[0]))
 
     def by_op(self) -> dict[str, Counter[str]]:
@@ -153,9 +154,9 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def _general(reason: str) -> str:
-    """A reason without the node's name, so that equal reasons of several cases count as one."""
-    return re.sub(r" '[^']*'", "", reason, count=1)
+def _general(reason: str) -> tuple[str, ...]:
+    """The reasons of a case, each once and without the name of its node, so that equal ones count as one."""
+    return tuple(dict.fromkeys(re.sub(r" '[^']*'", "", one, count=1) for one in reason.split(SEPARATOR)))
 
 
 # --- the cases ----------------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def _run(case: Case, target: Target, path: Path) -> tuple[str, str, tuple[str, .
         pipeline.run(model, target.passes(request))
         refused = target.declaration(request.device).accept(model).refused
         if refused:
-            return "refused", _line("; ".join(dict.fromkeys(str(r) for r in refused))), ()
+            return "refused", _line(SEPARATOR.join(dict.fromkeys(str(r) for r in refused))), ()
         with path.open("wb") as sink:
             target.emit(model, sink, request)
     except (UnsupportedError, InvalidModelError, ResourceError) as error:
@@ -294,7 +295,7 @@ def difference(case: Case, results: dict[str, Array]) -> str | None:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    return " ".join(text.split())[:2000]
 
 
 # --- all cases ----------------------------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def _work(target_name: str, pipe: Any) -> None:
     """The worker: cases in, outcomes out. What runtimes print goes nowhere."""
     import faulthandler
 
-    from tapeout.compiler.target import target
+    from tapeout.compiler.target import Request, target
 
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
@@ -407,6 +408,7 @@ def _work(target_name: str, pipe: Any) -> None:
     faulthandler.disable()
     try:
         found = target(target_name)
+        found.declaration(Request().device)
     except TapeoutError as error:
         pipe.recv()
         pipe.send(error)

@@ -42,10 +42,10 @@ def test_report_counts_and_generalizes_reasons() -> None:
     report.outcomes = [
         c.Outcome("test_a", "A", "pass"),
         c.Outcome("test_b", "B", "refused", "B 'n1': no row"),
-        c.Outcome("test_b2", "B", "refused", "B 'n2': no row"),
+        c.Outcome("test_b2", "B", "refused", "B 'n2': no row | C 'n3': no row"),
     ]
     assert report.ok and report.counts()["refused"] == 2
-    assert report.reasons() == [("B: B: no row", 2)]
+    assert report.reasons() == [("B: no row", 2), ("C: no row", 1)]
     assert "| B | 2 | 0 | 2 | B: no row |" in report.markdown()
     assert json.loads(report.json())["cases"][0] == {
         "case": "test_a",

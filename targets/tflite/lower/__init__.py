@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from tapeout.targets.tflite.builder import Lowering
-from tapeout.targets.tflite.lower import activation, convolution, matrix, normalization, pooling, storage
+from tapeout.targets.tflite.lower import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    logical,
+    matrix,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+    storage,
+)
 
-FAMILIES = (activation, convolution, matrix, normalization, pooling, storage)
+FAMILIES = (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    logical,
+    matrix,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+    storage,
+)
 
 LOWERINGS: dict[str, Lowering] = {
     name: lower for family in FAMILIES for name, lower in family.LOWERINGS.items()

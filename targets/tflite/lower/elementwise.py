@@ -74,22 +74,6 @@ def float_remainder(b: Builder, node: ir.Node, *, fmod: int = 0) -> None:
     b.operator("MUL", [sign, remainder], node.outputs, options)
 
 
-def clip(b: Builder, node: ir.Node) -> None:
-    """min(max(x, low), high); bounds may be computed."""
-    x, low, high = (*node.inputs, None, None)[:3]
-    steps = [(code, bound) for code, bound in (("MAXIMUM", low), ("MINIMUM", high)) if bound is not None]
-    output = node.outputs[0]
-    assert x is not None and output.dtype is not None
-    current: ir.Value | int = x
-    for i, (code, bound) in enumerate(steps):
-        last = i == len(steps) - 1
-        made = output if last else b.tensor("clip", g.dims(output), output.dtype)
-        b.operator(code, [current, bound], [made], options_of(code))
-        current = made
-    if not steps:
-        copy(b, node)
-
-
 def copy(b: Builder, node: ir.Node) -> None:
     """The first input under the name of the output."""
     x, output = node.inputs[0], node.outputs[0]
@@ -110,11 +94,6 @@ def _cast_options(x: ir.Value | None, output: ir.Value) -> Any:
     options = s.CastOptionsT()
     options.inDataType, options.outDataType = TYPES[x.dtype], TYPES[output.dtype]
     return options
-
-
-def bitcast(b: Builder, node: ir.Node, **_: Any) -> None:
-    """The same bits as a type of equal width."""
-    b.operator("BITCAST", node.inputs, node.outputs, s.BitcastOptionsT())
 
 
 def select(b: Builder, node: ir.Node) -> None:
@@ -194,8 +173,10 @@ def acos(b: Builder, node: ir.Node) -> None:
     b.operator("ATAN2", [_circle(b, x), x], node.outputs, s.ATan2OptionsT())
 
 
-_PLAIN = ("ABS", "NEG", "EXP", "LOG", "SQRT", "SIN", "COS", "FLOOR", "CEIL", "ROUND", "SIGN", "POW", "MAXIMUM",
-          "MINIMUM", "FLOOR_MOD", "RIGHT_SHIFT", "BITWISE_XOR")  # fmt: skip
+_PLAIN = (
+    *("ABS", "NEG", "EXP", "LOG", "SQRT", "SIN", "COS", "FLOOR", "CEIL", "ROUND", "SIGN"),
+    *("POW", "MAXIMUM", "MINIMUM", "FLOOR_MOD", "RIGHT_SHIFT", "BITWISE_XOR"),
+)
 
 LOWERINGS: dict[str, Lowering] = {
     **{code: plain(code) for code in _PLAIN},
@@ -205,10 +186,8 @@ LOWERINGS: dict[str, Lowering] = {
     "DIV": fusing("DIV", s.DivOptionsT),
     "RECIPROCAL": reciprocal,
     "FLOAT_REMAINDER": float_remainder,
-    "CLIP": clip,
     "COPY": copy,
     "CAST": cast,
-    "BITCAST": bitcast,
     "SELECT_V2": select,
     "SHIFT_LEFT": shift_left,
     "STABLEHLO_AND": plain("STABLEHLO_AND"),
