@@ -19,7 +19,9 @@ HERE = Path(__file__).parent
 @functools.cache
 def declaration(device: str) -> Declaration:
     """The rows that hold on `device`."""
-    return Declaration.load(HERE / "target.toml", device=device)
+    from tapeout.targets.tflite.quantities import QUANTITIES
+
+    return Declaration.load(HERE / "target.toml", device=device, quantities=QUANTITIES)
 
 
 def _passes(request: Request) -> tuple[Pass, ...]:

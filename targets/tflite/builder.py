@@ -118,23 +118,31 @@ class Builder:
         return made
 
     def transposed(self, value: ir.Value, perm: Sequence[int]) -> int:
-        """The tensor of `value` with its axes in the order `perm`: a constant lazily, a computed one by TRANSPOSE."""
-        tensor = value.const_value
+        """The tensor of `value` with its axes in the order `perm`: a constant, or a float16 constant behind Cast,
+        when it is written, a computed one by TRANSPOSE."""
         shape = g.dims(value)
         assert shape is not None and value.dtype is not None
         turned = [shape[i] for i in perm]
-        if tensor is None or not g.is_constant(value):
+        cast = g.producer(value, "Cast")
+        held = value if cast is None else cast.inputs[0]
+        if held is None or held.const_value is None or not g.is_constant(held):
             made = self.tensor(value.name or "transpose", turned, value.dtype)
             self.operator("TRANSPOSE", [value, self.ints(perm, "perm")], [made], s.TransposeOptionsT())
             return made
-        made = self.tensor(value.name or "weight", turned, value.dtype)
-        lazy = ir.LazyTensor(
-            lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), dtype=tensor.dtype),
-            dtype=tensor.dtype,
-            shape=ir.Shape(turned),
+        tensor = held.const_value
+        made = self.tensor(held.name or "weight", turned, tensor.dtype)
+        self.graph.tensors[made].buffer = self._buffer(
+            ir.LazyTensor(
+                lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), dtype=tensor.dtype),
+                dtype=tensor.dtype,
+                shape=ir.Shape(turned),
+            )
         )
-        self.graph.tensors[made].buffer = self._buffer(lazy)
-        return made
+        if cast is None:
+            return made
+        wide = self.tensor(value.name or "weight", turned, value.dtype)
+        self.operator("DEQUANTIZE", [made], [wide], s.DequantizeOptionsT())
+        return wide
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of a tensor, -1 where it is dynamic."""
