@@ -2,5 +2,8 @@
 
 from tapeout.passes.fusion.activation import ACTIVATION
 from tapeout.passes.fusion.affine import AFFINE
+from tapeout.passes.fusion.normalization import NORMALIZATION
+from tapeout.passes.fusion.padding import PADDING
+from tapeout.passes.fusion.upsampling import UPSAMPLING
 
-FUSION = (ACTIVATION, AFFINE)
+FUSION = (ACTIVATION, NORMALIZATION, UPSAMPLING, AFFINE, PADDING)

@@ -82,7 +82,7 @@ def _batch_normalization(node: ir.Node) -> Affine | None:
 
 
 def _along(c: ir.Value | None, x: ir.Value | None, axis: int) -> Array | None:
-    """The constant `c` as a vector over `axis` of x, or None where it varies along another axis or adds rank."""
+    """The constant `c` as a vector over `axis` of x; None where it varies elsewhere or adds rank."""
     rank, shape = g.rank(x), g.static_dims(c)
     if rank is None or shape is None or len(shape) > rank or int(np.prod(shape)) > LIMIT:
         return None
