@@ -1,0 +1,453 @@
+"""Axis orders for all tensors of a graph at once, such that Transposes move the fewest bytes.
+
+Every node that is no view picks an order; a root tensor is stored as its producer makes it, and once more for each
+other sequence of atoms in which someone reads it. The cost of a root is its bytes for each such copy.
+
+An *expansion* takes a proposal (an order for some nodes, grown from a seed by asking what each neighbour must do to
+get along without a Transpose) and lets every node of it keep its order or take the proposed one. That choice is a
+minimum cut, so it is exact: where nodes have two orders to choose from (the source's and the channels-last, in every
+graph whose own Transposes do not ask for more) one expansion gives the global optimum. Where there are more, further
+expansions start at each Transpose that is left, until none helps (Boykov, Veksler, Zabih, PAMI 2001).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from tapeout.compiler.ir import graph as g
+from tapeout.passes.layout import functions
+from tapeout.passes.layout.minimum_cut import SINK, SOURCE, Network
+from tapeout.passes.layout.operators import Operator, Order, Port, describe, identity
+from tapeout.passes.layout.views import Form, Group, Root, View, Views, flat
+
+
+class Mode(NamedTuple):
+    """What a node picks: the order of its space, and for a matrix the sequence of the factors of its rows."""
+
+    order: Order
+    rows: Group | None = None
+
+
+_CANDIDATES: dict[int, tuple[Order, ...]] = {
+    r: (functions.LAST[r], identity(r), functions.FIRST[r]) for r in functions.LAST
+}
+_CANDIDATES[3] = ((0, 2, 1), (0, 1, 2))
+
+
+@dataclass(slots=True, eq=False)
+class Use:
+    """A place where a root is made or read, as `view` of it, by `member` (None: a graph's input or output)."""
+
+    member: Member | None
+    view: View
+    value: ir.Value
+    port: Port | None
+    index: int = -1  # of the node's inputs or outputs
+    made: bool = False
+    forms: dict[Mode, Form] = field(default_factory=dict)
+
+    def form(self, mode: Mode | None) -> Form:
+        """How the tensor is stored here."""
+        if mode is None or self.port is None:
+            return self.view.form
+        found = self.forms.get(mode)
+        if found is None:
+            own = self.view.form
+            found = tuple(() if a is None else own[a] for a in self.port.pick(mode.order))
+            if self.port.rows and mode.rows is not None:
+                found = (*found[:-1], mode.rows)
+            self.forms[mode] = found
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A node that is no view."""
+
+    node: ir.Node
+    operator: Operator | None
+    uses: list[Use] = field(default_factory=list)
+    start: Mode | None = None
+
+    @property
+    def anchor(self) -> bool:
+        """True where there is nothing to choose, and it is not the source's order."""
+        o = self.operator
+        return (
+            o is not None and o.orders is not None and len(o.orders) == 1 and o.orders[0] != identity(o.rank)
+        )
+
+    @property
+    def free(self) -> bool:
+        o = self.operator
+        return o is not None and (
+            o.orders is None or len(o.orders) > 1 or any(p and p.rows for p in o.inputs)
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Tensor:
+    """A root with its maker (None for a constant, which has any form for nothing) and its readers."""
+
+    root: Root
+    maker: Use | None = None
+    readers: list[Use] = field(default_factory=list)
+
+
+Modes = dict[Member, Mode | None]
+
+
+class Problem:
+    """One graph as members and tensors; `constants` hold no say. `modes` is the assignment so far."""
+
+    def __init__(self, graph: ir.Graph, axis_last: frozenset[str]) -> None:
+        self.graph = graph
+        self.views = Views(graph)
+        self.tensors: dict[Root, Tensor] = {}
+        self.members: dict[ir.Node, Member] = {}
+        self.outputs: list[Use] = []
+        self._axis_last = axis_last
+        for value in graph.inputs:
+            self._use(None, value, None, made=True)
+        for node in graph:
+            if node not in self.views.aliases:
+                self._member(node)
+        for value in graph.outputs:
+            use = self._use(None, value, None)
+            if use is not None:
+                self.outputs.append(use)
+        self.modes: Modes = {m: m.start for m in self.members.values()}
+        count = 4 + sum(len(t.readers) for t in self.tensors.values())
+        self._copy = 2 * count  # one Transpose more is worse than all possible Reshapes
+        self._byte = self._copy * count  # one byte more is worse than all of these
+
+    def _use(
+        self, member: Member | None, value: ir.Value, port: Port | None, index: int = -1, made: bool = False
+    ) -> Use | None:
+        view = self.views.of(value)
+        if view is None:
+            return None
+        tensor = self.tensors.get(view.root)
+        if tensor is None:
+            tensor = self.tensors[view.root] = Tensor(view.root)
+            if not view.root.constant and not made:  # of an outer graph
+                root = view.root.value
+                tensor.maker = Use(None, self.views.of(root) or view, root, None, made=True)
+        use = Use(member, view, value, port, index, made)
+        if made:
+            tensor.maker = use
+        elif not view.root.constant:
+            tensor.readers.append(use)
+        if member is not None:
+            member.uses.append(use)
+        return use
+
+    def _member(self, node: ir.Node) -> None:
+        operator = describe(node, self._axis_last)
+        member = self.members[node] = Member(node, operator)
+        if operator is not None:
+            member.start = Mode(operator.start())
+        inputs = operator.inputs if operator is not None else (None,) * len(node.inputs)
+        outputs = operator.outputs if operator is not None else (None,) * len(node.outputs)
+        for i, (value, port) in enumerate(zip(node.inputs, inputs, strict=True)):
+            if value is not None:
+                self._use(member, value, port, i)
+        for value in captured(node, self.graph):
+            self._use(member, value, None)
+        for i, value in enumerate(node.outputs):
+            self._use(member, value, outputs[i] if i < len(outputs) else None, i, made=True)
+
+    # --- cost ---
+
+    def cost(self, tensor: Tensor, modes: Modes) -> int:
+        """Of the copies of one tensor; the bytes first, then their number, then Reshapes."""
+        maker = tensor.maker
+        if maker is None or not tensor.readers:
+            return 0
+        own = maker.form(modes[maker.member] if maker.member is not None else None)
+        forms = {u.form(modes[u.member] if u.member is not None else None) for u in tensor.readers}
+        forms.discard(own)
+        if not forms:
+            return 0
+        sequences = {flat(f) for f in forms}
+        sequences.discard(flat(own))
+        return len(sequences) * (tensor.root.bytes * self._byte + self._copy) + len(forms)
+
+    def total(self, modes: Modes) -> int:
+        return sum(self.cost(t, modes) for t in self.tensors.values())
+
+    def copies(self, modes: Modes) -> Iterator[tuple[Tensor, set[Group]]]:
+        """The tensors that are stored in more than one sequence, with the further sequences."""
+        for tensor in self.tensors.values():
+            maker = tensor.maker
+            if maker is None:
+                continue
+            own = flat(maker.form(modes[maker.member] if maker.member is not None else None))
+            read = {
+                flat(u.form(modes[u.member] if u.member is not None else None)) for u in tensor.readers
+            } - {own}
+            if read:
+                yield tensor, read
+
+    def bytes_moved(self, modes: Modes) -> int:
+        return sum(t.root.bytes * len(read) for t, read in self.copies(modes))
+
+    # --- search ---
+
+    def solve(self) -> None:
+        """Find the assignment; it is left in `modes`."""
+        members = list(self.members.values())
+        anchors = {m: m.start for m in members if m.anchor and m.start is not None}
+        fixed: dict[Member, Mode | None] = {m: m.start for m in members if m.operator is None or not m.free}
+        for m in anchors:
+            fixed.pop(m, None)
+        last = self.grow(anchors)
+        first: dict[Member, Mode | None] = {
+            m: m.start for m in members if m.free and m.operator is not None and m.start is not None
+        }
+        self.expand(last)
+        self.expand(first)
+        left = self.total(self.modes)
+        if not left or not any(True for _ in self.copies(self.modes)):
+            return
+        kept = [t for t in self.tensors.values() if t.maker is not None and t.maker.member is None]
+        self.expand(self.grow(fixed, [(t, t.maker) for t in kept if t.maker is not None]))
+        for _ in range(8):
+            before = self.total(self.modes)
+            for tensor, _read in list(self.copies(self.modes)):
+                for use in [tensor.maker, *tensor.readers]:
+                    if use is not None:
+                        self.expand(self.grow({}, [(tensor, use)]))
+            if self.total(self.modes) == before:
+                return
+
+    def grow(
+        self, seeds: Mapping[Member, Mode | None], tensors: Iterable[tuple[Tensor, Use]] = ()
+    ) -> dict[Member, Mode | None]:
+        """The proposal that all neighbours of `seeds`, and of `tensors` stored as at the given use, get along."""
+        proposal = dict(seeds)
+        stored: set[Root] = set()
+        queue = deque(proposal)
+        for tensor, use in tensors:
+            mode = self.modes[use.member] if use.member is not None else None
+            self._spread(tensor, use, mode, proposal, stored, queue)
+        while queue:
+            member = queue.popleft()
+            for use in member.uses:
+                tensor = self.tensors[use.view.root]
+                if tensor.maker is not None:
+                    self._spread(tensor, use, proposal[member], proposal, stored, queue)
+        return proposal
+
+    def _spread(
+        self,
+        tensor: Tensor,
+        use: Use,
+        mode: Mode | None,
+        proposal: dict[Member, Mode | None],
+        stored: set[Root],
+        queue: deque[Member],
+    ) -> None:
+        if tensor.root in stored or (mode is None and use.member is not None and use.member.free):
+            return
+        stored.add(tensor.root)
+        sequence = flat(use.form(mode))
+        order = use.port.pick(mode.order) if mode is not None and use.port is not None else None
+        for other in (tensor.maker, *tensor.readers):
+            member = None if other is None else other.member
+            if other is None or member is None or member in proposal or not member.free:
+                continue
+            known = order if other.value is use.value else None
+            found = _mode(member, other, sequence, known)
+            if found is not None:
+                proposal[member] = found
+                queue.append(member)
+
+    def expand(self, proposal: Mapping[Member, Mode | None]) -> bool:
+        """Let every node keep its mode or take the proposed one, at the least total cost. True if that helped."""
+        variables = {
+            m: i for i, m in enumerate(m for m, p in proposal.items() if p != self.modes[m] and m.free)
+        }
+        if not variables:
+            return False
+        network = Network()
+        ids = {m: network.node() for m in variables}
+        touched = {use.view.root: None for m in variables for use in m.uses}
+        tensors = [self.tensors[r] for r in touched if self.tensors[r].maker is not None]
+        for tensor in tensors:
+            self._terms(network, tensor, ids, proposal)
+        side = network.source_side()
+        trial = dict(self.modes)
+        trial.update({m: proposal[m] for m, i in ids.items() if side[i]})
+        if sum(self.cost(t, trial) for t in tensors) < sum(self.cost(t, self.modes) for t in tensors):
+            self.modes = trial
+            return True
+        return False
+
+    def _terms(
+        self,
+        network: Network,
+        tensor: Tensor,
+        ids: Mapping[Member, int],
+        proposal: Mapping[Member, Mode | None],
+    ) -> None:
+        """The cost of one tensor as arcs. A node on the source's side takes its proposed mode."""
+        maker = tensor.maker
+        assert maker is not None
+        made = self._choice(maker, ids, proposal)
+        reads = [self._choice(u, ids, proposal) for u in tensor.readers]
+        weight = tensor.root.bytes * self._byte + self._copy
+        for cost, key in ((weight, flat), (1, _same)):
+            own = (key(made.kept), key(made.taken))
+            wanted: dict[object, list[tuple[int | None, bool]]] = {}  # form -> (variable, when it is taken)
+            for read in reads:
+                kept, taken = key(read.kept), key(read.taken)
+                if kept == taken:
+                    wanted.setdefault(kept, []).append((None, True))
+                else:
+                    wanted.setdefault(kept, []).append((read.variable, False))
+                    wanted.setdefault(taken, []).append((read.variable, True))
+            for form, readers in wanted.items():
+                _copy_cost(network, cost, form != own[0], form != own[1], made.variable, set(readers))
+
+    def _choice(self, use: Use, ids: Mapping[Member, int], proposal: Mapping[Member, Mode | None]) -> _Choice:
+        member = use.member
+        if member is None:
+            return _Choice(use.view.form, use.view.form, None)
+        kept = use.form(self.modes[member])
+        if member not in ids:
+            return _Choice(kept, kept, None)
+        taken = use.form(proposal[member])
+        return _Choice(kept, taken, ids[member])
+
+
+class _Choice(NamedTuple):
+    kept: Form
+    taken: Form
+    variable: int | None
+
+
+def _same(form: Form) -> Form:
+    return form
+
+
+def _copy_cost(
+    network: Network,
+    cost: int,
+    missing_kept: bool,
+    missing_taken: bool,
+    maker: int | None,
+    readers: set[tuple[int | None, bool]],
+) -> None:
+    """`cost` if the maker does not give a form (when it keeps, when it takes) and some reader wants it."""
+    if not (missing_kept or missing_taken):
+        return
+    takers = [v for v, taken in readers if v is not None and taken]
+    keepers = [v for v, taken in readers if v is not None and not taken]
+    always = (None, True) in readers or not set(takers).isdisjoint(keepers)
+    # A maker and readers that want the form in the same case have no exact arcs, nor have readers that want it in
+    # opposite cases: the bound from above stands in, and the true cost decides afterwards.
+    if maker is None or missing_kept == missing_taken:
+        if not always:
+            _any_taken(network, cost, takers, SINK)
+            _any_kept(network, cost, keepers, SOURCE)
+    elif always:
+        network.edge(*((SOURCE, maker) if missing_kept else (maker, SINK)), cost)
+    else:
+        _any_taken(network, cost, takers, maker if missing_kept else SINK)
+        _any_kept(network, cost, keepers, SOURCE if missing_kept else maker)
+
+
+def _any_taken(network: Network, cost: int, readers: list[int], maker: int) -> None:
+    """`cost` if a reader takes and `maker` keeps (the sink always keeps)."""
+    if len(readers) == 1:
+        network.edge(readers[0], maker, cost)
+    elif readers:
+        some = network.node()
+        network.edge(some, maker, cost)
+        for reader in readers:
+            network.edge(reader, some, None)
+
+
+def _any_kept(network: Network, cost: int, readers: list[int], maker: int) -> None:
+    """`cost` if a reader keeps and `maker` takes (the source always takes)."""
+    if len(readers) == 1:
+        network.edge(maker, readers[0], cost)
+    elif readers:
+        some = network.node()
+        network.edge(maker, some, cost)
+        for reader in readers:
+            network.edge(some, reader, None)
+
+
+def _mode(member: Member, use: Use, sequence: Group, known: tuple[int | None, ...] | None) -> Mode | None:
+    """The mode in which `member` has `use` stored in `sequence`; `known`, its own axes where a neighbour knows."""
+    operator, port = member.operator, use.port
+    assert operator is not None
+    if port is None:
+        return None
+    if port.rows:
+        return _row_mode(operator, use, sequence)
+    rank = operator.rank
+    tries: list[Order] = []
+    if known is not None and None not in known and port.axes == identity(rank):
+        tries.append(known)  # type: ignore[arg-type]
+    tries += _CANDIDATES.get(rank, (identity(rank),))
+    if port.axes == identity(rank):
+        place = {atom: i for i, atom in enumerate(sequence)}
+        rows = [tuple(place[a] for a in group if a in place) for group in use.view.form]
+        after = -1
+        keys = []
+        for row in rows:  # an axis of size 1 stays behind its neighbour
+            after = row[0] if row else after
+            keys.append(after)
+        tries.append(tuple(sorted(range(rank), key=keys.__getitem__)))
+    for order in tries:
+        if operator.allows(order):
+            mode = Mode(order)
+            if flat(use.form(mode)) == sequence:
+                return mode
+    return None
+
+
+def _row_mode(operator: Operator, use: Use, sequence: Group) -> Mode | None:
+    """A matrix takes any order of the leading axes, and the contracted factors in any sequence."""
+    *lead, rows = use.view.form
+    count = len(rows)
+    if count and set(sequence[-count:]) != set(rows):
+        return None
+    ends = sequence[len(sequence) - count :]
+    place = {atom: i for i, atom in enumerate(sequence)}
+    keys, after = [], -1
+    for group in lead:
+        after = place[group[0]] if group else after
+        keys.append(after)
+    order = (*sorted(range(len(lead)), key=keys.__getitem__), len(lead))
+    mode = Mode(order, None if ends == rows else ends)
+    return mode if operator.allows(order) and flat(use.form(mode)) == sequence else None
+
+
+def captured(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """The values of `graph` that the subgraphs of `node` read."""
+    if not g.has_subgraph(node):
+        return []
+    found: dict[ir.Value, None] = {}
+    for a in node.attributes.values():
+        subs = (
+            (a.value,)
+            if a.type == ir.AttributeType.GRAPH
+            else a.value
+            if a.type == ir.AttributeType.GRAPHS
+            else ()
+        )
+        for sub in subs:
+            for each in (sub, *sub.subgraphs()):
+                for value in (*each.outputs, *(v for n in each for v in n.inputs if v is not None)):
+                    if value is not None and value.graph is graph:
+                        found[value] = None
+    return list(found)

@@ -1,0 +1,112 @@
+"""Which Transposes of a graph could go, and why the others are needed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.origin import origin
+from tapeout.passes.layout.assignment import Problem
+from tapeout.passes.layout.views import VIEWS, Group, Root, flat, size_of
+
+
+class Transposed(NamedTuple):
+    """A Transpose node, the bytes that it moves (free dimensions counted as 16), and why it can go or must stay."""
+
+    node: str
+    bytes: int
+    reason: str
+
+
+def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = ()) -> list[Transposed]:
+    """The Transposes of `model` that another assignment of axis orders makes do without, with the same constraints:
+    graph inputs and outputs as they are, operators of the domain `tapeout` as they are.
+
+    Found by four questions: does it move only axes of size 1, is its input a constant, is the same tensor already
+    there in this order, and does the cheapest assignment of all orders move fewer bytes, or as many in fewer nodes?
+    """
+    found: list[Transposed] = []
+    for graph in g.graphs(model):
+        problem = Problem(graph, frozenset(last_axis))
+        there: dict[tuple[Root, Group], ir.Node] = {}
+        left: list[tuple[ir.Node, tuple[Root, Group]]] = []
+        for node in graph:
+            if node.op_type != "Transpose" or node.domain != "":
+                continue
+            source = problem.views.of(node.inputs[0])  # type: ignore[arg-type]
+            made = problem.views.of(node.outputs[0])
+            if source is None or made is None:
+                continue
+            key = (made.root, flat(made.form))
+            origins = problem.tensors[made.root].maker if made.root in problem.tensors else None
+            first = flat(origins.view.form) if origins is not None else None
+            reason = None
+            if made.root.constant:
+                reason = "its input is a constant"
+            elif flat(made.form) == flat(source.form):
+                reason = "it moves only axes of size 1"
+            elif flat(made.form) == first:
+                reason = f"'{made.root.value.name}' is there in this order"
+            elif key in there:
+                reason = f"'{there[key].name}' makes the same"
+            if reason is not None:
+                found.append(_entry(node, reason))
+            else:
+                there[key] = node
+                left.append((node, key))
+        before = sum(size_of(n.outputs[0]) for n, _ in left)
+        problem.solve()
+        copies = {(t.root, s) for t, read in problem.copies(problem.modes) for s in read}
+        after = problem.bytes_moved(problem.modes)
+        if (after, len(copies)) < (before, len(left)):
+            why = f"another assignment moves {after} bytes in {len(copies)} Transposes, not {before} in {len(left)}"
+            gone = [n for n, key in left if key not in copies] or [n for n, _ in left]
+            found += [_entry(n, why) for n in gone]
+    return found
+
+
+def needed_transposes(model: ir.Model) -> list[Transposed]:
+    """All Transposes of `model` that `removable_transposes` does not list, each with the reason why it stays."""
+    removable = {t.node for t in removable_transposes(model)}
+    found = []
+    for graph in g.graphs(model):
+        for node in graph:
+            if node.op_type == "Transpose" and node.domain == "" and node.name not in removable:
+                found.append(_entry(node, _why(node)))
+    return found
+
+
+def _entry(node: ir.Node, reason: str) -> Transposed:
+    return Transposed(node.name or "", size_of(node.outputs[0]), reason)
+
+
+def _why(node: ir.Node) -> str:
+    source, made = node.inputs[0], node.outputs[0]
+    assert source is not None
+    start = source
+    while (maker := g.producer(start, *VIEWS)) is not None and maker.inputs[0] is not None:
+        start = maker.inputs[0]
+    ends = _readers(made)
+    outputs = [v.name for v in ends if isinstance(v, ir.Value)]
+    if start.is_graph_input():
+        return f"input '{start.name}' keeps its layout"
+    if outputs:
+        return f"output '{outputs[0]}' keeps its layout"
+    reader = next((n for n in ends if isinstance(n, ir.Node)), None)
+    maker = start.producer()
+    whose = f"'{maker.name}' ({maker.op_type})" if maker is not None else f"'{start.name}'"
+    what = f"{reader.op_type} '{reader.name}'" if reader is not None else f"'{made.name}'"
+    return f"{what} reads what {whose} makes in another order: {', '.join(origin(node))}"
+
+
+def _readers(value: ir.Value) -> list[ir.Node | ir.Value]:
+    """The nodes that read `value`, and the graph outputs that it is, through views."""
+    found: list[ir.Node | ir.Value] = [value] if value.is_graph_output() else []
+    for use in value.uses():
+        if use.node.domain == "" and use.node.op_type in VIEWS and use.idx == 0:
+            found += _readers(use.node.outputs[0])
+        else:
+            found.append(use.node)
+    return found
