@@ -1,9 +1,9 @@
 """Brings one node from its own opset to the canonical one.
 
-The rules are per operator and are applied while the IR is made, so names, origins and subgraphs stay as they are,
-no weight is touched and the rank of a tensor is asked for only where the old meaning depends on it. An operator
-without a rule means the same in all opsets from 7 on. docs/decisions/0002-own-opset-conversion.md says why
-ONNX's own converter is not used.
+The rules are per operator and are applied while the IR is made, so names, origins and subgraphs stay as they
+are, no weight is touched and the rank of a tensor is asked for only where the old meaning depends on it. An
+operator without a rule means the same in all opsets from 7 on. ONNX's own converter is not used: see
+docs/decisions/0002-own-opset-conversion.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from tapeout.compiler.errors import UnsupportedError
@@ -37,9 +36,9 @@ class Step:
 class Draft:
     """A node on its way to the canonical opset.
 
-    `version`: the opset in which its operator got its present form. `dtype` and `rank` answer what is known of a
-    value. `label` names it in messages. `unreadable`: outputs that have no equivalent, each with the error to be
-    raised where something reads it.
+    `version`: the opset in which its operator got its present form. `dtype` and `rank` answer what is known
+    of a value. `label` names it in messages. `unreadable`: outputs without an equivalent, each with the error
+    to be raised where something reads it.
     """
 
     op_type: str
@@ -95,7 +94,7 @@ class Draft:
 
 
 def modernize(draft: Draft) -> None:
-    """Rewrite `draft` to the canonical opset. Raises UnsupportedError where its old form has no equivalent."""
+    """Rewrite `draft` to the canonical opset. Raises UnsupportedError where there is no equivalent."""
     for until, rule in RULES.get(draft.op_type, ()):
         if draft.version < until:
             rule(draft)
@@ -110,7 +109,7 @@ def needs_types(op_type: str, version: int) -> bool:
 _TYPED = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13, "Clip": 11, "Pad": 11}
 
 
-# --- attributes that became inputs -----------------------------------------------------------------------------
+# --- attributes that became inputs ----------------------------------------------------------------------
 
 
 def _axes(d: Draft) -> None:
@@ -159,7 +158,7 @@ def _dft_axis(d: Draft) -> None:
     d.put(2, d.constant(d.pop("axis", 1), np.int64))
 
 
-# --- operators that changed their meaning ------------------------------------------------------------------------
+# --- operators that changed their meaning ---------------------------------------------------------------
 
 
 def _dropout(d: Draft) -> None:
@@ -198,7 +197,7 @@ def _softmax(d: Draft) -> None:
 
 
 def _resize(d: Draft) -> None:
-    """Nearest took the next lower pixel where an axis grew, the next higher where it shrank: one node for each."""
+    """Nearest took the lower pixel where an axis grew, the higher where it shrank: one node for each."""
     scales = d.pop("scales")
     if scales is not None:
         d.put(1, d.constant(scales, np.float32))
@@ -284,95 +283,3 @@ RULES: dict[str, tuple[tuple[int, Callable[[Draft], None]], ...]] = {
     "Upsample": ((10, _resize),),
     **{f"Reduce{name}": ((18, _axes),) for name in _REDUCE},
 }
-
-
-# --- operators newer than the canonical opset ----------------------------------------------------------------------
-
-
-def newer(
-    draft: Draft,
-    schema: Any,
-    attributes: dict[str, onnx.AttributeProto],
-    version: int,
-    node: onnx.NodeProto,
-    type_bytes: Callable[[ir.Value | None], bytes | None],
-) -> onnx.FunctionProto | None:
-    """What a node newer than the canonical opset becomes.
-
-    None: the same node in its older form (attributes that state a new default are removed from `attributes`);
-    else the body that ONNX gives for it. Raises UnsupportedError where there is neither.
-    """
-    older = _older(schema.name)
-    why = f"the operator is new in opset {schema.since_version}"
-    if older is not None:
-        reason = _misfit(draft, schema, older, attributes)
-        if reason is None:
-            return None
-        why = reason
-    body = onnx.FunctionProto()
-    if schema.has_function:
-        known = max((v for v in schema.function_opset_versions if v <= version), default=None)
-        if known is not None:
-            body.ParseFromString(schema.get_function_with_opset_version(known))
-            return body
-    if schema.has_context_dependent_function:
-        known = max(
-            (v for v in schema.context_dependent_function_opset_versions if v <= version), default=None
-        )
-        types = [type_bytes(v) for v in draft.inputs]
-        if known is not None and all(t is not None for t in types):
-            bare = onnx.NodeProto(op_type=schema.name, input=node.input[: len(types)], output=node.output)
-            bare.attribute.extend(attributes.values())
-            made = schema.get_context_dependent_function_with_opset_version(
-                known, bare.SerializeToString(), types
-            )
-            if made:
-                body.ParseFromString(made)
-                return body
-        elif known is not None:
-            why += ", and the types of its inputs, which decide how it is spelled out, are not known"
-    raise UnsupportedError(
-        f"{draft.label} cannot be brought to opset {OPSET}: {why}",
-        hint=f"export the model again with opset {OPSET} or older",
-    )
-
-
-def _older(op_type: str) -> Any | None:
-    try:
-        return onnx.defs.get_schema(op_type, OPSET, "")
-    except onnx.defs.SchemaError:
-        return None
-
-
-def _misfit(draft: Draft, schema: Any, older: Any, attributes: dict[str, onnx.AttributeProto]) -> str | None:
-    """Why the older form of an operator cannot stand for this node, or None."""
-    for name in [n for n in attributes if n not in older.attributes]:
-        default = schema.attributes[name].default_value
-        if _plain(attributes[name]) != _plain(default):
-            return f"attribute '{name}' is new in opset {schema.since_version}"
-        del attributes[name]
-    allowed = {t.type_param_str: set(t.allowed_type_strs) for t in older.type_constraints}
-    for values, formals in ((draft.inputs, older.inputs), (draft.outputs, older.outputs)):
-        for index, value in enumerate(values):
-            dtype = draft.dtype(value)
-            if dtype is None or not formals:
-                continue
-            parameter = formals[min(index, len(formals) - 1)].type_str
-            kind = f"tensor({dtype.name.lower()})"
-            if kind not in allowed.get(parameter, {parameter}):
-                return f"{kind} is new in opset {schema.since_version}"
-    if schema.name == "Cast" and "to" in attributes and attributes["to"].i not in _TYPES_OF_CAST:
-        return f"the type {attributes['to'].i} is new in opset {schema.since_version}"
-    if schema.name == "Mod" and not (attributes["fmod"].i if "fmod" in attributes else 0):
-        dtype = draft.dtype(draft.input(0))
-        if dtype is None or dtype.is_floating_point():
-            return "the floor modulus of floating-point numbers is new in opset 28"
-    return None
-
-
-# Up to float8e8m0 and the 2-bit integers; the 6-bit floats came later.
-_TYPES_OF_CAST = frozenset(range(1, 27)) - {14, 15}
-
-
-def _plain(attribute: onnx.AttributeProto) -> Any:
-    return onnx.helper.get_attribute_value(attribute) if attribute.type else None

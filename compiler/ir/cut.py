@@ -1,4 +1,4 @@
-"""What the user changes of a model's interface before anything else: input shapes fixed, other outputs chosen."""
+"""What the user changes of a model's interface first: input shapes fixed, other outputs chosen."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tapeout.compiler.ir.shapes import infer
 def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
     """Fix input shapes: {"x": (1, 3, 224, 224)}. A free dimension that is fixed is fixed wherever it occurs.
 
-    Raises UsageError for an unknown input, another rank, a fixed dimension of another size, or a free one that is
-    given two sizes.
+    Raises UsageError for an unknown input, another rank, a fixed dimension of another size, or a free one
+    that is given two sizes.
     """
     if not shapes:
         return
@@ -41,7 +41,7 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
             if isinstance(old, int):
                 if old != new:
                     raise UsageError(
-                        f"input '{name}' is {list(have or ())} in the model, the shape given is {list(wanted)}"
+                        f"input '{name}' is {list(have or ())} in the model, given is {list(wanted)}"
                     )
             elif old != "?":
                 known, where = sizes.setdefault(old, (new, name))
@@ -62,7 +62,7 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 def cut_outputs(model: ir.Model, names: Sequence[str]) -> None:
-    """Let the model end at the values `names`, in that order; what only served other outputs goes, inputs included.
+    """Let the model end at the values `names`, in that order; what only served others goes, inputs included.
 
     Raises UsageError for a name that no node of the main graph makes.
     """

@@ -1,8 +1,9 @@
 """Files a model is read from, through descriptors: the model file itself and the external data beside it.
 
-External data may lie only inside the model's folder. Each path component is opened without following links, the
-file must be regular and have a single name (a hard link may lead out of the folder), and offset and length are
-checked against its size. Nothing is looked up twice by path, so nothing can be exchanged between check and use.
+External data may lie only inside the model's folder. Each path component is opened without following links,
+the file must be regular and have a single name (a hard link may lead out of the folder), and offset and
+length are checked against its size. Nothing is looked up twice by path, so nothing can be exchanged between
+check and use.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class ExternalFiles:
             )
         if offset < 0 or offset + needed > len(data):
             raise InvalidModelError(
-                f"{what}: bytes {offset} to {offset + needed} of '{location}' are needed, the file has {len(data)}",
+                f"{what}: needs bytes {offset} to {offset + needed} of '{location}', which has {len(data)}",
                 hint="the file may be truncated, or may belong to another model",
             )
         return data[offset : offset + needed]
@@ -82,8 +83,8 @@ class ExternalFiles:
             data = self._open(parts, location, what)
         except OSError as error:
             raise InvalidModelError(
-                f"{what}: the external data file '{location}' in '{self.folder}' cannot be opened: {_reason(error)}",
-                hint="external data must be a regular file inside the model's folder, not reached over a link",
+                f"{what}: its data '{location}' in '{self.folder}' cannot be opened: {_reason(error)}",
+                hint="external data must be a file inside the model's folder, reached over no link",
             ) from None
         self._mapped[location] = data
         self.paths.append(self.folder.joinpath(*parts))
@@ -104,7 +105,7 @@ class ExternalFiles:
                 raise InvalidModelError(f"{what}: the external data '{location}' is no regular file")
             if status.st_nlink != 1:
                 raise InvalidModelError(
-                    f"{what}: the external data file '{location}' has {status.st_nlink} names (hard links), expected 1",
+                    f"{what}: its data '{location}' has {status.st_nlink} names (hard links), expected 1",
                     hint="copy the file: a hard link may lead out of the model's folder",
                 )
             return _map(descriptor, status.st_size, location)

@@ -1,4 +1,4 @@
-"""Loads a model into the canonical IR: file or text or protobuf in, a graph that keeps the conventions out."""
+"""Loads a model into the canonical IR: a file, text or protobuf in, a graph under our conventions out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tapeout.compiler.errors import InvalidModelError, TapeoutError
 from tapeout.compiler.ir import check, convert, external, schemas, wire
@@ -25,7 +25,8 @@ def load(path: str | Path, *, budget: Budget | None = None) -> ir.Model:
     """Load an ONNX file of opset 7 to 28 into the canonical IR.
 
     Large tensors are views of the mapped files. Raises UsageError (no such file), OutputError (unreadable),
-    InvalidModelError (damaged, unsafe or not ONNX), UnsupportedError (no canonical form), ResourceError (budget).
+    InvalidModelError (damaged, unsafe or not ONNX), UnsupportedError (no canonical form), ResourceError
+    (budget).
     """
     path, budget = Path(path), budget or Budget()
     data = external.open_model(path)
@@ -74,7 +75,7 @@ def _import(proto: onnx.ModelProto, tensors: TensorReader, budget: Budget) -> ir
     _order(model.graph)
     g.share_names(model.graph)
     infer(model)
-    for value, (type_, shape) in builder.declared.items():
+    for value, (type_, shape) in builder.types.declared.items():
         # What inference cannot know (operators of other domains) is believed to the source.
         if value.type is None:
             value.type = type_
@@ -86,13 +87,14 @@ def _import(proto: onnx.ModelProto, tensors: TensorReader, budget: Budget) -> ir
     return model
 
 
-# --- types for conversion -----------------------------------------------------------------------------------------
+# --- types for conversion -------------------------------------------------------------------------------
 
 
 def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
     """`proto`, its inner types inferred where the conversion of an operator asks for them.
 
-    What the file states for inner values is not trusted for that, unless an operator of another domain makes them.
+    What the file states for inner values is not trusted for that, unless an operator of another domain is
+    among them.
     """
     versions = {schemas.domain(o.domain): o.version for o in proto.opset_import}
     version = versions.get("", OPSET)
@@ -127,7 +129,7 @@ def _asks(graph: onnx.GraphProto, version: int, domains: set[str], depth: int) -
     return found
 
 
-# --- order --------------------------------------------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------------------------
 
 
 def _order(graph: ir.Graph) -> None:

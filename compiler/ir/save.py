@@ -1,4 +1,4 @@
-"""Writes the IR as an ONNX file, one large tensor at a time; origins and functions are kept, so it loads as it was."""
+"""Writes the IR as an ONNX file, one large tensor at a time; it loads as it was, origins and all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import onnx
 import onnx_ir as ir
 
 from tapeout.compiler.errors import OutputError, ResourceError
-from tapeout.compiler.ir.build import MARK
+from tapeout.compiler.ir.nodes import MARK
 from tapeout.compiler.ir.wire import varint
 
-# Tensors from this size on are written one at a time; a file's tensors past SPLIT bytes go into a file beside it.
+# Tensors from this size on are written one at a time; past SPLIT bytes they go into a file beside the model.
 STREAMED = 1 << 16
 SPLIT = 3 << 29
 # What one protobuf message may hold.
@@ -31,10 +31,11 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 def to_bytes(model: ir.Model) -> bytes:
     """The whole model as the bytes of an .onnx file. Raises ResourceError past 2 GB: use `save`."""
-    size = sum(v.const_value.nbytes for v in _large(model))
+    size = sum(t.nbytes for _, t in _large(model))
     if size > LARGEST:
         raise ResourceError(f"the model has {size} bytes of weights, one message holds at most {LARGEST}")
-    return to_proto(model).SerializeToString()
+    content: bytes = to_proto(model).SerializeToString()
+    return content
 
 
 def save(model: ir.Model, path: str | Path) -> list[Path]:
@@ -44,7 +45,7 @@ def save(model: ir.Model, path: str | Path) -> list[Path]:
     """
     path = Path(path)
     large = _large(model)
-    split = sum(v.const_value.nbytes for v in large) > SPLIT
+    split = sum(t.nbytes for _, t in large) > SPLIT
     beside = path.with_name(path.name + ".data")
     try:
         if split:
@@ -62,11 +63,18 @@ def save(model: ir.Model, path: str | Path) -> list[Path]:
     return [path, beside] if split else [path]
 
 
-def _large(model: ir.Model) -> list[ir.Value]:
+Large = list[tuple[ir.Value, ir.TensorProtocol]]
+
+
+def _large(model: ir.Model) -> Large:
+    """The initializers of the main graph that are worth being written alone."""
     return [
-        v for v in model.graph.initializers.values()
-        if v.const_value is not None and v.const_value.dtype != ir.DataType.STRING and v.const_value.nbytes >= STREAMED
-    ]  # fmt: skip
+        (value, tensor)
+        for value in model.graph.initializers.values()
+        if (tensor := value.const_value) is not None
+        and tensor.dtype != ir.DataType.STRING
+        and tensor.nbytes >= STREAMED
+    ]
 
 
 def _mark(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,63 +85,60 @@ def _mark(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _stubs(large: list[ir.Value], location: str) -> Iterator[None]:
+def _stubs(large: Large, location: str) -> Iterator[None]:
     """While it lasts, the large tensors are references to the data file."""
-    kept = [v.const_value for v in large]
     offset = 0
     try:
-        for value in large:
-            tensor = value.const_value
-            assert tensor is not None
+        for value, tensor in large:
             value.const_value = ir.ExternalTensor(
                 location,
                 offset,
                 tensor.nbytes,
                 tensor.dtype,
-                shape=tensor.shape,
+                shape=_shape(tensor),
                 name=value.name or "",
                 base_dir="",
-            )  # type: ignore[arg-type]
+            )
             offset += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
         yield
     finally:
-        for value, tensor in zip(large, kept, strict=True):
+        for value, tensor in large:
             value.const_value = tensor
 
 
-def _write_data(large: list[ir.Value], file: BinaryIO) -> None:
-    for value in large:
-        assert value.const_value is not None
-        file.write(value.const_value.tobytes())
+def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape([int(d) for d in tensor.shape])  # type: ignore[arg-type]
+
+
+def _write_data(large: Large, file: BinaryIO) -> None:
+    for _, tensor in large:
+        file.write(tensor.tobytes())
         file.write(bytes(-file.tell() % ALIGNMENT))
 
 
-def _write_model(model: ir.Model, large: list[ir.Value], file: BinaryIO) -> None:
+def _write_model(model: ir.Model, large: Large, file: BinaryIO) -> None:
     """One message: the model without its graph, then the graph: all small parts, then the large tensors."""
     with _stubs(large, ""):
         proto = to_proto(model)
-    names = {v.name for v in large}
+    names = {value.name for value, _ in large}
     small = [t for t in proto.graph.initializer if t.name not in names]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(small)
-    graph = proto.graph.SerializeToString()
+    graph: bytes = proto.graph.SerializeToString()
     proto.ClearField("graph")
-    rest = proto.SerializeToString()
-    heads = [_head(v) for v in large]
-    size = len(graph) + sum(len(head) + v.const_value.nbytes for head, v in zip(heads, large, strict=True))  # type: ignore[union-attr]
+    rest: bytes = proto.SerializeToString()
+    heads = [_head(value.name or "", tensor) for value, tensor in large]
+    size = len(graph) + sum(map(len, heads)) + sum(tensor.nbytes for _, tensor in large)
     file.write(rest + b"\x3a" + varint(size) + graph)
-    for head, value in zip(heads, large, strict=True):
-        assert value.const_value is not None
+    for head, (_, tensor) in zip(heads, large, strict=True):
         file.write(head)
-        file.write(value.const_value.tobytes())
+        file.write(tensor.tobytes())
 
 
-def _head(value: ir.Value) -> bytes:
+def _head(name: str, tensor: ir.TensorProtocol) -> bytes:
     """What stands before the bytes of a tensor in a graph: its tag, its length, all fields but its data."""
-    tensor = value.const_value
-    assert tensor is not None
-    shape = tuple(tensor.shape.numpy())  # type: ignore[attr-defined]
-    fields = onnx.TensorProto(dims=shape, data_type=tensor.dtype.value, name=value.name).SerializeToString()
+    shape = [int(d) for d in tensor.shape]  # type: ignore[arg-type]
+    fields: bytes = onnx.TensorProto(dims=shape, data_type=tensor.dtype.value, name=name).SerializeToString()
     fields += b"\x4a" + varint(tensor.nbytes)
     return b"\x2a" + varint(len(fields) + tensor.nbytes) + fields
 

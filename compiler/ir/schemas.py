@@ -101,7 +101,7 @@ def check(
         expected_type = form.attributes.get(name)
         if expected_type is None:
             raise InvalidModelError(
-                f"{label} has the attribute '{name}', which {schema.name} of opset {schema.since_version} has not",
+                f"{label}: {schema.name} of opset {schema.since_version} has no attribute '{name}'",
                 nodes=[node.name],
             )
         if attribute.type != expected_type[0]:

@@ -13,13 +13,16 @@ from tapeout.compiler.ir.budget import Budget
 from tapeout.compiler.ir.external import ExternalFiles
 from tapeout.compiler.ir.wire import DOUBLE_DATA, FLOAT_DATA, References
 
-# The field of TensorProto that holds the elements of a type where raw_data does not.
-_INT32 = ["BOOL", "FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT16", "UINT16", "INT32", "INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "FLOAT6E2M3", "FLOAT6E3M2"]
+# The field of TensorProto that holds the elements of a type where raw_data does not; for others int32_data.
 _TYPED: dict[str, str] = {
-    **dict.fromkeys(_INT32, "int32_data"),
-    "FLOAT": "float_data", "COMPLEX64": "float_data", "DOUBLE": "double_data", "COMPLEX128": "double_data",
-    "INT64": "int64_data", "UINT64": "uint64_data", "UINT32": "uint64_data",
-}  # fmt: skip
+    "FLOAT": "float_data",
+    "COMPLEX64": "float_data",
+    "DOUBLE": "double_data",
+    "COMPLEX128": "double_data",
+    "INT64": "int64_data",
+    "UINT64": "uint64_data",
+    "UINT32": "uint64_data",
+}
 _MAPPED = {FLOAT_DATA: ("FLOAT", "COMPLEX64"), DOUBLE_DATA: ("DOUBLE", "COMPLEX128")}
 
 
@@ -93,7 +96,7 @@ class TensorReader:
     def _typed(
         self, proto: onnx.TensorProto, dtype: ir.DataType, dims: tuple[int, ...], count: int, what: str
     ) -> ir.TensorProtocol:
-        field = _TYPED[dtype.name]
+        field = _TYPED.get(dtype.name, "int32_data")
         stored = len(getattr(proto, field))
         per = 2 if dtype.name.startswith("COMPLEX") else 1
         packed = 8 // dtype.bitwidth if dtype.bitwidth in (2, 4) else 1
@@ -115,7 +118,7 @@ class TensorReader:
             )
         if count * values.itemsize > self.budget.dense_bytes:
             raise ResourceError(
-                f"{what} of shape {list(dims)} takes more than {self.budget.dense_bytes} bytes when made dense"
+                f"{what} of shape {list(dims)} takes over {self.budget.dense_bytes} bytes when made dense"
             )
         if len(values) and not proto.HasField("indices"):
             raise InvalidModelError(f"{what} has no indices")

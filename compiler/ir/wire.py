@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tapeout.compiler.errors import InvalidModelError, ResourceError
 from tapeout.compiler.ir.budget import Budget
@@ -72,7 +72,7 @@ def shell(data: memoryview, budget: Budget) -> tuple[onnx.ModelProto, References
     size = len(data) if content is None else len(content)
     if size > budget.shell_bytes:
         raise ResourceError(
-            f"the model without its large tensors takes {size} bytes, at most {budget.shell_bytes} are allowed"
+            f"the model without its large tensors takes {size} bytes, allowed are {budget.shell_bytes}"
         )
     proto = onnx.ModelProto()
     try:
