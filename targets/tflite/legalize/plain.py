@@ -1,0 +1,17 @@
+"""ONNX operators without a kernel of their own in terms of those that have one, in types that kernels take."""
+
+from __future__ import annotations
+
+from tapeout.compiler.pipeline import Pass
+from tapeout.compiler.rewriting import Rewrite
+from tapeout.passes.decompose.arithmetic import ARITHMETIC
+from tapeout.passes.decompose.indexing import INDEXING
+from tapeout.passes.decompose.precision import HALF_IN_SINGLE, NARROW_INTEGERS
+from tapeout.passes.decompose.reductions import REDUCTIONS
+from tapeout.passes.decompose.shaping import SHAPING
+
+PLAIN: tuple[Pass, ...] = (
+    Rewrite("kernel types", (HALF_IN_SINGLE, NARROW_INTEGERS)),
+    Rewrite("plain operators", (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SHAPING)),
+    Rewrite("kernel types of what was made", (HALF_IN_SINGLE, NARROW_INTEGERS)),
+)
