@@ -262,6 +262,9 @@ def _through_subgraphs(node: ir.Node) -> Sequence[Typed]:
     if node.op_type == "If":
         for graph in graphs:
             _infer_graph(graph)
+        for value, result in zip(node.outputs, graphs[0].outputs, strict=True):
+            if not isinstance(result.type, ir.TensorType | None):
+                value.type = result.type  # a sequence or optional, which has no dtype of its own
         return [_joined(branches) for branches in zip(*(graph.outputs for graph in graphs), strict=True)]
     if node.op_type == "Loop":
         return _loop(node, graphs[0])
