@@ -51,7 +51,7 @@ class ModelBuilder(NodeMaker):
     def _complain(self) -> None:
         if self.unknown:
             raise InvalidModelError(
-                "the model has operators that ONNX does not define: " + "; ".join(self.unknown[:10]),
+                "the model has operators that are not known: " + "; ".join(self.unknown[:10]),
                 hint="the model may need a newer version of ONNX, or its opset import is wrong",
             )
         if self.missing:

@@ -162,9 +162,7 @@ class NodeMaker(ABC):
             )
         for attribute in attributes.values():
             draft.attributes[attribute.name] = self._attribute(attribute, scope, name, label)
-        if domain == "" and proto.op_type in CONTROL:
-            check_control(draft)
-        elif domain and any(a.type in _GRAPHS for a in attributes.values()):
+        if domain and any(a.type in _GRAPHS for a in attributes.values()):
             raise UnsupportedError(
                 f"{label} of domain '{domain}' carries graphs, whose inputs only that domain defines",
                 nodes=[source],
@@ -172,6 +170,8 @@ class NodeMaker(ABC):
         if draft.version:
             convert.modernize(draft)
             self.unreadable += draft.unreadable
+            if draft.op_type in CONTROL:
+                check_control(draft)
         self._finish(draft, proto, domain, scope, name, origin)
 
     def _finish(

@@ -36,7 +36,7 @@ def imports(entries: Iterable[onnx.OperatorSetIdProto], what: str) -> dict[str, 
                 f"{what} imports opset {found[name]} and {entry.version} of domain '{name or 'ai.onnx'}'"
             )
     version = found.get("")
-    if version is not None and not OLDEST <= version <= NEWEST:
+    if version is not None and not 1 <= version <= NEWEST:
         if version < 1 or version > 1000:
             raise InvalidModelError(f"{what} imports opset {version}, expected {OLDEST} to {NEWEST}")
         raise UnsupportedError(
@@ -58,6 +58,8 @@ def find(op_type: str, version: int) -> tuple[Any | None, str]:
             return None, "no such operator"
         first = _first_version(op_type) or since
         return None, f"not in opset {version}" + (f", in ONNX since opset {first}" if first > version else "")
+    if version < OLDEST and schema.since_version != onnx.defs.get_schema(op_type, OLDEST, "").since_version:
+        return None, f"its form of opset {version} is too old, opsets {OLDEST} to {NEWEST} are supported"
     # GroupNormalization counts as withdrawn up to opset 20, yet exporters wrote it and runtimes take it.
     if schema.deprecated and op_type != "GroupNormalization":
         return None, f"removed from ONNX in opset {schema.since_version}, the model imports {version}"
