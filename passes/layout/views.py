@@ -192,6 +192,9 @@ def _match(atoms: list[Atom], dims: Sequence[Dim], split: list[Atom]) -> list[Gr
         last -= 1
     if first == last:
         return front + back[::-1] if not atoms else None
+    known = all(isinstance(a.size, int) for a in atoms)
+    if known != all(isinstance(d, int) for d in dims[first:last]):
+        return None  # a free size that a Reshape fixes, or the reverse
     if last - first == 1 and atoms:  # one dimension is left for all the rest, whatever its size is called
         return [*front, tuple(atoms), *back[::-1]]
     if len(atoms) == 1:  # one atom is left for several dimensions
