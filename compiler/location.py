@@ -18,8 +18,10 @@ from typing import cast
 import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.errors import InvalidModelError
-from tapeout.compiler.ir.origin import KEY
+from tapeout.compiler.errors import InternalError, InvalidModelError
+from tapeout.compiler.ir.cut import cut_outputs
+from tapeout.compiler.ir.load import load
+from tapeout.compiler.ir.origin import KEY, origin
 from tapeout.compiler.ir.save import save
 from tapeout.compiler.metrics import Array, is_inexact, relative
 from tapeout.compiler.pipeline import run
@@ -218,11 +220,17 @@ class _Search:
     def emission(self, model: ir.Model, target: Target, request: Request, artifact: Path) -> Fault | None:
         """The first region of the final graph that the runtime computes otherwise."""
         assert self.last is not None
-        declaration = target.declaration(request.device)
         makers = {v.name: n for n in model.graph for v in n.outputs}
         fallback: Fault | None = None
-        for runner in sorted(target.runners(artifact, request), key=lambda r: "XNNPACK" in r.runtime):
-            found = runner.run(self.feed)
+        try:
+            runners = sorted(target.runners(artifact, request), key=lambda r: "XNNPACK" in r.runtime)
+        except (InternalError, InvalidModelError):
+            return self._not_running(target, request)
+        for runner in runners:
+            try:
+                found = runner.run(self.feed)
+            except (InternalError, InvalidModelError):
+                return self._not_running(target, request)
             if not self._off(self._expected, found):
                 continue
             with Reference(self.last.path, threads=self.threads) as final:
@@ -231,16 +239,49 @@ class _Search:
                 known = fetch.known(names)
                 regions = Regions(final.proto, known, final.base, self.threads or 2)
                 fault = self._first("emission", regions, fetch, set())
-            maker = makers.get(fault.value)
-            lowering = "unknown"
-            if maker is not None:
-                row = declaration.match(maker, model.functions)
-                lowering = getattr(row, "lower", None) or lowering
-            fault = Fault(f"emission ({lowering})", fault.nodes, fault.value, fault.error, fault.allowed)
+            step = _emission(target, request, model, makers.get(fault.value))
+            fault = Fault(step, fault.nodes, fault.value, fault.error, fault.allowed)
             if not fault.error <= fault.allowed:
                 return fault
             fallback = fallback or fault
         return fallback
+
+    def _not_running(self, target: Target, request: Request) -> Fault | None:
+        """The first node of the final graph with which an artifact of the nodes up to it does not run."""
+        assert self.last is not None
+        low, high = 0, len(load(self.last.path).graph)
+        while low < high:
+            middle = (low + high) // 2
+            if self._runs(target, request, middle):
+                low = middle + 1
+            else:
+                high = middle
+        model = load(self.last.path)
+        if low >= len(model.graph):
+            return None
+        node = model.graph[low]
+        step = _emission(target, request, model, node)
+        return Fault(step, origin(node), node.outputs[0].name, float("inf"), 0.0)
+
+    def _runs(self, target: Target, request: Request, last: int) -> bool:
+        assert self.last is not None
+        model = load(self.last.path)
+        cut_outputs(model, [v.name for n in list(model.graph)[: last + 1] for v in n.outputs if v.name])
+        path = self.last.path.with_name(f"part{target.suffix}")
+        try:
+            with path.open("wb") as sink:
+                target.emit(model, sink, request)
+            for runner in target.runners(path, request):
+                runner.run({v.name or "": self.feed[v.name or ""] for v in model.graph.inputs})
+        except (InternalError, InvalidModelError):
+            return False
+        return True
+
+
+def _emission(target: Target, request: Request, model: ir.Model, node: ir.Node | None) -> str:
+    """The name of the last step in messages: the lowering of `node`."""
+    row = None if node is None else target.declaration(request.device).match(node, model.functions)
+    return f"emission ({getattr(row, 'lower', None) or 'unknown'})"
 
 
 class _Translated:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tapeout.compiler.errors import AccuracyError, UsageError
+from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelError, UsageError
 from tapeout.compiler.metrics import Array, Difference, difference, is_inexact
 from tapeout.compiler.reference import Reference, Source, spread
 from tapeout.compiler.target import Runner
@@ -58,10 +58,11 @@ class Verification:
     samples: int = 0
     data: str = "random"
     reference: str = ""
+    failure: str | None = None  # why the artifact did not even run
 
     @property
     def holds(self) -> bool:
-        return all(e.holds for e in self.entries)
+        return self.failure is None and all(e.holds for e in self.entries)
 
     def worst(self) -> Entry | None:
         """The entry that fails first, else the one with the largest error relative to its tolerance."""
@@ -71,6 +72,7 @@ class Verification:
     def as_json(self) -> dict[str, Any]:
         return {
             "holds": self.holds,
+            "failure": self.failure,
             "proven": self.proven,
             "samples": self.samples,
             "data": self.data,
@@ -146,7 +148,12 @@ def verify(
         if adapt is not None:
             expected = adapt.outputs(expected)
         for place, runner in enumerate(runners):
-            found = runner.run(given)
+            try:
+                found = runner.run(given)
+            except (InternalError, InvalidModelError) as error:
+                result.failure = error.message
+                result.samples = index + 1
+                return result
             for name, array in expected.items():
                 if name not in found:
                     raise AccuracyError(
@@ -165,8 +172,6 @@ def verify(
 
 
 def _own_spread(source: Source, feed: Mapping[str, Array]) -> dict[str, float]:
-    from tapeout.compiler.errors import InvalidModelError
-
     try:
         return spread(source, [feed])
     except InvalidModelError:  # where ORT itself cannot run the model there is no spread to allow for

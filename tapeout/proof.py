@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tapeout.compiler import data as inputs
-from tapeout.compiler.errors import AccuracyError, InvalidModelError, TapeoutError, UsageError
+from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelError, TapeoutError, UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
@@ -78,7 +79,10 @@ def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter 
 def prove(claim: Claim) -> Verification | None:
     """Run the artifact on every runtime of its target against the source; None where the target has none
     here."""
-    runners = claim.target.runners(claim.artifact, running(claim.request, claim.jobs))
+    try:
+        runners = claim.target.runners(claim.artifact, running(claim.request, claim.jobs))
+    except (InternalError, InvalidModelError) as error:
+        return Verification(failure=error.message, samples=1)
     if not runners:
         return None
     samples, name = feeds(claim.prepared.model, claim.data, claim.samples)
@@ -108,6 +112,8 @@ def judge(
             return AccuracyError(f"nothing here can run the artifact for {where}: it is unproven",
                                  hint="without --require-proof and --gate it is written all the same")  # fmt: skip
         return None
+    if proof.failure is not None:
+        return AccuracyError(f"the artifact does not run: {proof.failure}")
     worst = proof.worst()
     if worst is not None and not worst.holds:
         return AccuracyError(describe(worst, proof))
@@ -147,16 +153,18 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
     from tapeout.compiler.location import find
 
     worst = proof.worst()
-    assert worst is not None
+    index = proof.samples - 1 if proof.failure is not None or worst is None else worst.sample
     try:
         samples, _ = feeds(claim.prepared.model, claim.data, claim.samples)
-        feed = list(samples)[worst.sample]
+        feed = next(itertools.islice(samples, index, None))
+        expected = _expected(claim, feed)
         fault = find(
             lambda: prepare(claim.model, claim.wish).model,
             claim.target,
             claim.request,
             claim.artifact,
             feed,
+            expected=expected,
             threads=claim.jobs,
         )
     except TapeoutError as other:
@@ -170,6 +178,18 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
         hint="this is a fault of tapeout or of the runtime: please report it with the model; --keep-rejected keeps the file",
         nodes=fault.nodes,
     )
+
+
+def _expected(claim: Claim, feed: Mapping[str, Array]) -> dict[str, Array] | None:
+    """The outputs of the original, where it is not the model as it was read."""
+    source, adapter = source_of(claim, feed)
+    if isinstance(source, ir.Model):
+        return None
+    names = [v.name or "" for v in claim.prepared.model.graph.outputs]
+    with Reference(source, threads=claim.jobs) as reference:
+        if adapter is None:
+            return reference.run(feed, names)
+        return adapter.outputs(reference.run(adapter.inputs(feed), names))
 
 
 def inner_spread(model: ir.Model, feed: Mapping[str, Array], threads: int | None) -> dict[str, float]:
