@@ -71,6 +71,8 @@ def neighbours(axis: Axis, coordinates: str, rounding: str) -> Array | str:
     elif coordinates == "half_pixel_symmetric":
         offset = n / F(2) * (F(1) - F(m) / (scale * n))
         source = offset + (x + F(0.5)) / scale - F(0.5)
+        if np.any(np.abs(2 * source - np.round(2 * source)) < 1e-4):
+            return "coordinates 'half_pixel_symmetric' that rounding decides"
     elif coordinates == "asymmetric":
         source = x / scale
     elif coordinates == "align_corners":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from tests.targets.tflite.road import agrees, inputs_of, legalized
+from tests.targets.tflite.road import agrees
 
 CALLS = [
     "Relu (x)", "LeakyRelu <alpha = 0.3> (x)", "Elu (x)", "Gelu (x)", 'Gelu <approximate = "tanh"> (x)',
@@ -32,7 +33,7 @@ def test_prelu(slope: str) -> None:
     agrees(f"agraph (float[2,3,4,5] x, float[{slope}] s) => (float[2,3,4,5] y) {{ y = PRelu (x, s) }}")
 
 
-@pytest.mark.parametrize("dtype", ["float", "int8", "uint8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("dtype", ["float", "int8", "uint8", "int32", "int64"])
 @pytest.mark.parametrize(("low", "high"), [(2, 7), (0, 6), (0, 1), (None, 4), (3, None), (0, None)])
 def test_clip(dtype: str, low: int | None, high: int | None) -> None:
     data = [f"{dtype} {n} = {{{v}}}" for n, v in (("lo", low), ("hi", high)) if v is not None]
@@ -45,11 +46,11 @@ def test_clip(dtype: str, low: int | None, high: int | None) -> None:
 
 
 def test_clip_with_computed_bounds() -> None:
+    given = {
+        "x": np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32),
+        "lo": np.array(-0.5, np.float32),
+        "hi": np.array(0.7, np.float32),
+    }
     agrees(
-        "agraph (float[3,5] x, float lo, float hi) => (float[3,5] y) { y = Clip (x, lo, hi) }",
-        inputs={
-            **inputs_of(legalized("agraph (float[3,5] x) => (float[3,5] y) { y = Relu (x) }")),
-            "lo": __import__("numpy").float32(-0.5).reshape(()),
-            "hi": __import__("numpy").float32(0.7).reshape(()),
-        },
+        "agraph (float[3,5] x, float lo, float hi) => (float[3,5] y) { y = Clip (x, lo, hi) }", inputs=given
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.targets.tflite.road import agrees
@@ -74,8 +75,6 @@ def test_gemm(attributes: str, c: tuple[int, ...] | None, constant: bool) -> Non
     ],
 )
 def test_product_of_computed_tensors(a: str, b: str) -> None:
-    import numpy as np
-
     shape = np.matmul(
         np.zeros([int(d) for d in a.split(",")]), np.zeros([int(d) for d in b.split(",")])
     ).shape
@@ -99,10 +98,8 @@ def test_a_constant_on_the_left() -> None:
 
 
 def test_float16_weights_stay_float16() -> None:
-    import numpy as np
-
-    values = np.random.default_rng(0).standard_normal((64, 32))
-    numbers = ", ".join(f"{v:.3f}" for v in values.reshape(-1))
+    values = np.random.default_rng(0).standard_normal(64 * 32).astype(np.float16)
+    numbers = ", ".join(str(v) for v in values.view(np.uint16))  # the text syntax takes float16 as bits
     made = agrees(
         f"agraph (float[2,64] x) => (float[2,32] y)\n<float16[64,32] h = {{{numbers}}}>\n"
         "{ w = Cast <to = 1> (h) y = MatMul (x, w) }",
