@@ -1,4 +1,5 @@
-"""Arithmetic on symbolic dimensions: "N", "2*N+1", "N*M", "(H+1)//2", in one normal form, so that equal is equal.
+"""Arithmetic on symbolic dimensions: "N", "2*N+1", "N*M", "(H+1)//2", in one normal form, so that equal is
+equal.
 
 A dimension is an int or an `Expr`: a polynomial with integer coefficients over atoms. An atom is a symbol or
 `Floor(p, k)`, the floor of a polynomial over a positive int. Symbols stand for sizes, hence for numbers >= 0.
@@ -14,7 +15,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeAlias, Union
+from typing import NamedTuple, TypeAlias
 
 
 class Floor(NamedTuple):
@@ -28,7 +29,7 @@ class Floor(NamedTuple):
         return f"({inner}//{self.by})" if _NAME.fullmatch(inner) else f"(({inner})//{self.by})"
 
 
-Atom: TypeAlias = Union[str, Floor]
+Atom: TypeAlias = str | Floor
 Monomial: TypeAlias = tuple[Atom, ...]
 
 
@@ -103,7 +104,7 @@ class Expr:
     __repr__ = __str__
 
 
-Dim: TypeAlias = Union[int, Expr]
+Dim: TypeAlias = int | Expr
 
 
 def _is_int(x: object) -> bool:
@@ -115,7 +116,9 @@ def _terms(x: Dim) -> Iterable[tuple[Monomial, int]]:
 
 
 def _make(total: Mapping[Monomial, int]) -> Dim:
-    terms = sorted(((m, k) for m, k in total.items() if k), key=lambda t: (-len(t[0]), [str(a) for a in t[0]]))
+    terms = sorted(
+        ((m, k) for m, k in total.items() if k), key=lambda t: (-len(t[0]), [str(a) for a in t[0]])
+    )
     if not terms:
         return 0
     if len(terms) == 1 and terms[0][0] == ():
@@ -130,8 +133,8 @@ def symbol(name: str) -> Expr:
 
 
 def floor_divide(a: Dim, b: Dim) -> Dim:
-    """floor(a / b) in normal form. Raises Undecided where it has none (a divisor with several terms, or of unknown
-    sign) and ZeroDivisionError for b == 0."""
+    """floor(a / b) in normal form. Raises Undecided where it has none (a divisor with several terms, or of
+    unknown sign) and ZeroDivisionError for b == 0."""
     if isinstance(b, Expr):
         return _divide_by_expr(a, b)
     b = int(b)
@@ -211,7 +214,7 @@ def bind(x: Dim, sizes: Mapping[str, int]) -> int:
     return total
 
 
-# --- text -----------------------------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -232,7 +235,8 @@ def _print(terms: tuple[tuple[Monomial, int], ...]) -> str:
 
 @functools.lru_cache(maxsize=65536)
 def parse(text: str) -> Dim:
-    """The dimension written in `text`; text that is no expression in our normal form is one symbol of that name."""
+    """The dimension written in `text`; text that is no expression in our normal form is one symbol of that
+    name."""
     if _NAME.fullmatch(text):
         return symbol(text)
     odd: dict[str, str] = {}

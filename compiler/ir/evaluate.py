@@ -1,4 +1,5 @@
-"""One node on arrays: NumPy for cheap arithmetic, an ONNX Runtime session of one node for the rest, under a budget."""
+"""One node on arrays: NumPy for cheap arithmetic, an ONNX Runtime session of one node for the rest, under a
+budget."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from tapeout.compiler.ir.origin import origin
 __all__ = ["RANDOM", "Declined", "evaluate"]
 
 # Operators whose result is another one each time: never folded, never merged.
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 
 # Operators whose result may have any size but never one past what their inputs bound.
 BOUNDED = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "TopK"})
@@ -28,9 +31,9 @@ LIMIT = 1 << 28
 def evaluate(node: ir.Node, inputs: Sequence[Array | None], limit: int = LIMIT) -> list[Array]:
     """The outputs of `node` on `inputs` (one array per input, None for an absent one), in output order.
 
-    The size of what will be allocated is known before it is: past `limit` bytes it is a ResourceError that names the
-    source nodes. Raises `Declined` for what cannot be evaluated: random operators, subgraphs, operators without a
-    kernel, inputs that ONNX leaves undefined.
+    The size of what will be allocated is known before it is: past `limit` bytes it is a ResourceError that
+    names the source nodes. Raises `Declined` for what cannot be evaluated: random operators, subgraphs,
+    operators without a kernel, inputs that ONNX leaves undefined.
     """
     if node.domain != "" or node.op_type in RANDOM or g.has_subgraph(node):
         raise Declined(f"{node.domain or 'ai.onnx'}::{node.op_type} is not evaluated")
@@ -59,7 +62,8 @@ def _check(node: ir.Node, size: int, limit: int) -> None:
 
 
 def _bytes(node: ir.Node, inputs: Sequence[Array | None]) -> int:
-    """The bytes of what a kernel will allocate, from the inputs, for operators whose result can outgrow them."""
+    """The bytes of what a kernel will allocate, from the inputs, for operators whose result can outgrow
+    them."""
     first = inputs[0] if inputs else None
     if first is None:
         return 0
@@ -78,7 +82,7 @@ def _bytes(node: ir.Node, inputs: Sequence[Array | None]) -> int:
         axis = g.attribute(node, "axis", 0)
         rest = first.size // max(1, first.shape[axis]) if first.ndim > axis >= -first.ndim else 0
         return int(rest * arrays[1].size * item)
-    if op in ("Where", "Mod") or len(inputs) == 2 and op not in ("Reshape", "Squeeze", "Unsqueeze"):
+    if op in ("Where", "Mod") or (len(inputs) == 2 and op not in ("Reshape", "Squeeze", "Unsqueeze")):
         return _broadcast([x.shape for x in arrays]) * max(int(x.dtype.itemsize) for x in arrays)
     return 0
 
@@ -120,11 +124,19 @@ def _alone(node: ir.Node, inputs: Sequence[Array | None]) -> ir.Model:
             made.append(None)
             continue
         source = node.inputs[i] if i < len(node.inputs) else None
-        dtype = source.dtype if source is not None and source.dtype is not None else ir.DataType.from_numpy(x.dtype)
+        dtype = (
+            source.dtype
+            if source is not None and source.dtype is not None
+            else ir.DataType.from_numpy(x.dtype)
+        )
         # Small inputs are given to shape inference as constants: they may be sizes.
         known = ir.tensor(x) if x.size <= 256 and x.dtype.kind in "biuf" else None
-        made.append(ir.Value(name=f"i{i}", type=ir.TensorType(dtype), shape=ir.Shape(x.shape), const_value=known))
-    copy = ir.Node("", node.op_type, made, node.attributes.values(), num_outputs=len(node.outputs), name="node")
+        made.append(
+            ir.Value(name=f"i{i}", type=ir.TensorType(dtype), shape=ir.Shape(x.shape), const_value=known)
+        )
+    copy = ir.Node(
+        "", node.op_type, made, node.attributes.values(), num_outputs=len(node.outputs), name="node"
+    )
     for i, value in enumerate(copy.outputs):
         value.name = f"o{i}"
     graph = ir.Graph(

@@ -1,8 +1,9 @@
 """Operators on NumPy arrays, with ONNX's semantics exactly: cheap shape arithmetic without a session.
 
-A kernel takes the inputs in order (None for an absent one) and the attributes as keywords with ONNX's defaults. The
-structural ones (Gather, Concat, Reshape, ...) work on arrays of objects too, which is how symbolic shapes travel.
-A kernel raises `Declined` where ONNX leaves the result open or NumPy would round otherwise than ONNX Runtime.
+A kernel takes the inputs in order (None for an absent one) and the attributes as keywords with ONNX's
+defaults. The structural ones (Gather, Concat, Reshape, ...) work on arrays of objects too, which is how
+symbolic shapes travel. A kernel raises `Declined` where ONNX leaves the result open or NumPy would round
+otherwise than ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def axis_of(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-# --- structure ------------------------------------------------------------------------------------------------
+# --- structure ---------------------------------------------------------------------------------------------
 
 
 def shape(x: Array, *, start: int = 0, end: int | None = None) -> Array:
@@ -68,11 +69,17 @@ def concat(*xs: Array, axis: int) -> Array:
     return np.concatenate(xs, axis=axis)
 
 
-def slice_(x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
+def slice_(
+    x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
+) -> Array:
     where = ints(axes) if axes is not None else range(len(ints(starts)))
     window: list[slice] = [slice(None)] * x.ndim
     for axis, start, end, step in zip(
-        where, ints(starts), ints(ends), ints(steps) if steps is not None else [1] * len(ints(starts)), strict=True
+        where,
+        ints(starts),
+        ints(ends),
+        ints(steps) if steps is not None else [1] * len(ints(starts)),
+        strict=True,
     ):
         axis = axis_of(axis, x.ndim)
         window[axis] = python_slice(start, end, step, x.shape[axis])
@@ -90,7 +97,9 @@ def python_slice(start: int, end: int, step: int, size: int) -> slice:
     return slice(start, None if end < 0 else end, step) if size else slice(0, 0)
 
 
-def split(x: Array, sizes: Array | None = None, *, axis: int = 0, num_outputs: int | None = None) -> list[Array]:
+def split(
+    x: Array, sizes: Array | None = None, *, axis: int = 0, num_outputs: int | None = None
+) -> list[Array]:
     axis = axis_of(axis, x.ndim)
     if sizes is not None:
         parts = ints(sizes)
@@ -191,7 +200,7 @@ def trilu(x: Array, k: Array | None = None, *, upper: int = 1) -> Array:
     return np.triu(x, diagonal) if upper else np.tril(x, diagonal)
 
 
-# --- numbers --------------------------------------------------------------------------------------------------
+# --- numbers -----------------------------------------------------------------------------------------------
 
 
 def cast(x: Array, *, to: int, saturate: int = 1, round_mode: str = "up") -> Array:
@@ -200,7 +209,7 @@ def cast(x: Array, *, to: int, saturate: int = 1, round_mode: str = "up") -> Arr
     if x.dtype.kind not in plain or dtype == ir.DataType.STRING:
         raise Declined("a Cast from or to text, complex or a small float")
     target = dtype.numpy()
-    if target.kind not in plain or target.itemsize * 8 != dtype.bitwidth and dtype != ir.DataType.BOOL:
+    if target.kind not in plain or (target.itemsize * 8 != dtype.bitwidth and dtype != ir.DataType.BOOL):
         raise Declined("a Cast to a small type")
     if x.dtype.kind == "f" and target.kind in "iu":
         limits = np.iinfo(target)
@@ -260,9 +269,12 @@ def _variadic(function: Callable[..., Any]) -> Callable[..., Array]:
 
 
 def _reduction(function: Callable[..., Any], exact: str) -> Callable[..., Array]:
-    """A reduction for the dtype kinds in `exact`: sums of floats depend on the order, and are left to the runtime."""
+    """A reduction for the dtype kinds in `exact`: sums of floats depend on the order, and are left to the
+    runtime."""
 
-    def kernel(x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Array:
+    def kernel(
+        x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    ) -> Array:
         if x.dtype.kind not in exact:
             raise Declined("a reduction that rounds")
         over: tuple[int, ...] | None = None

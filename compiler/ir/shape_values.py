@@ -1,7 +1,8 @@
-"""The numbers that integer tensors of shape arithmetic hold, as symbolic dimensions: Shape(x)[0] * 12 is "12*N".
+"""The numbers that integer tensors of shape arithmetic hold, as symbolic dimensions: Shape(x)[0] * 12 is
+"12*N".
 
-A known value is an array of objects (int or `Expr`) of the tensor's shape. Floats take part where they hold whole
-numbers, as exporters compute sizes in floats. What is not known for every size is not known.
+A known value is an array of objects (int or `Expr`) of the tensor's shape. Floats take part where they hold
+whole numbers, as exporters compute sizes in floats. What is not known for every size is not known.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ LIMIT = 256
 KEY = "tapeout.known"
 INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
-BOUNDS: dict[ir.DataType, int] = {ir.DataType.INT32: 2**31, ir.DataType.INT64: 2**63, ir.DataType.FLOAT: 2**24, ir.DataType.DOUBLE: 2**53}
+BOUNDS: dict[ir.DataType, int] = {
+    ir.DataType.INT32: 2**31,
+    ir.DataType.INT64: 2**63,
+    ir.DataType.FLOAT: 2**24,
+    ir.DataType.DOUBLE: 2**53,
+}
 
 Inputs: TypeAlias = Sequence[Array | None]
 
@@ -33,7 +39,7 @@ def known_value(value: ir.Value | None) -> Array | None:
     found = value.meta.get(KEY)
     if found is None and value.const_value is not None and value.producer() is None:
         tensor = value.const_value
-        if value.dtype not in INTEGERS and value.dtype not in FLOATS or tensor.size > LIMIT:
+        if (value.dtype not in INTEGERS and value.dtype not in FLOATS) or tensor.size > LIMIT:
             return None
         array = tensor.numpy()
         if value.dtype in FLOATS:
@@ -54,9 +60,8 @@ def propagate(node: ir.Node, shapes: Sequence[Any]) -> None:
     inputs: list[Array | None] = []
     if node.op_type in ("Shape", "Size"):
         dims = shapes[0] if shapes else None
-        if dims is None or any(d is None for d in dims):
-            if node.op_type == "Size" or dims is None:
-                return
+        if dims is None or (node.op_type == "Size" and None in dims):
+            return
         inputs = [np.array([*dims, None], dtype=object)[:-1]]
     else:
         for value in node.inputs:
@@ -80,7 +85,7 @@ def propagate(node: ir.Node, shapes: Sequence[Any]) -> None:
             value.meta[KEY] = array
 
 
-# --- arithmetic -----------------------------------------------------------------------------------------------
+# --- arithmetic --------------------------------------------------------------------------------------------
 
 
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
@@ -170,7 +175,9 @@ def _variadic(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _reduce(function: Callable[[Any, Any], Any], empty: int | None) -> Callable[..., Array]:
-    def rule(x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Array:
+    def rule(
+        x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    ) -> Array:
         if axes is None and noop_with_empty_axes:
             return x
         if x.ndim > 1 or (x.size == 0 and empty is None):

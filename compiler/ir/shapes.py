@@ -1,9 +1,10 @@
 """Types and shapes of values: one node at a time, and the whole graph with related symbolic dimensions.
 
-Shapes are computed on symbolic dimensions directly (`dimensions.py`), by a rule per operator (`shape_rules.py`),
-with the numbers that shape arithmetic carries (`shape_values.py`). An operator without a rule is inferred by ONNX
-with its symbols bound to several rows of numbers, and what comes out is read back as an expression of what went in.
-Sizes are taken to be at least 1: a graph that only makes sense for empty tensors is not distinguished.
+Shapes are computed on symbolic dimensions directly (`dimensions.py`), by a rule per operator
+(`shape_rules.py`), with the numbers that shape arithmetic carries (`shape_values.py`). An operator without a
+rule is inferred by ONNX with its symbols bound to several rows of numbers, and what comes out is read back as
+an expression of what went in. Sizes are taken to be at least 1: a graph that only makes sense for empty
+tensors is not distinguished.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import onnx_ir as ir
 from tapeout.compiler.ir import functions
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.dimensions import Dim, Expr, Undecided, bind, parse, symbol, symbols
-from tapeout.compiler.ir.shape_rules import RULES, Context, Dims, Typed, Unknown
+from tapeout.compiler.ir.shape_context import Context, Dims, Typed, Unknown
+from tapeout.compiler.ir.shape_rules import RULES
 from tapeout.compiler.ir.shape_values import KEY, known_value, propagate
 
 __all__ = ["dims_of", "infer", "infer_node", "known_value"]
@@ -29,8 +31,8 @@ OPSET = functions.OPSET
 # Constants of up to this many elements are given to ONNX's inference as data (shapes, axes, pads, repeats).
 DATA_LIMIT = 1024
 
-# Sizes that symbols are bound to, one row per run: primes, so that sums and products do not fall together, and
-# numbers with many divisors, so that what rounds is not taken for what does not.
+# Sizes that symbols are bound to, one row per run: primes, so that sums and products do not fall together,
+# and numbers with many divisors, so that what rounds is not taken for what does not.
 SIZES = (
     (101, 211, 307, 401, 503, 601, 701, 809),
     (128, 242, 348, 444, 558, 654, 752, 858),
@@ -40,7 +42,8 @@ SIZES = (
 
 
 def dims_of(value: ir.Value | None) -> Dims | None:
-    """The shape of `value` as ints and `Expr`, None for an unknown dimension; None where the rank is unknown."""
+    """The shape of `value` as ints and `Expr`, None for an unknown dimension; None where the rank is
+    unknown."""
     if value is None or value.shape is None:
         return None
     return tuple(
@@ -49,7 +52,8 @@ def dims_of(value: ir.Value | None) -> Dims | None:
 
 
 def infer_node(node: ir.Node) -> None:
-    """Set dtypes and shapes of the outputs of `node` from its inputs, and the known values of shape arithmetic.
+    """Set dtypes and shapes of the outputs of `node` from its inputs, and the known values of shape
+    arithmetic.
 
     What cannot be inferred stays as it is; a known shape is only made more precise.
     """
@@ -101,7 +105,7 @@ def _special(node: ir.Node, shapes: Sequence[Dims | None]) -> Sequence[Typed]:
     return _by_onnx(node, shapes)
 
 
-# --- the rest by ONNX -----------------------------------------------------------------------------------------
+# --- the rest by ONNX --------------------------------------------------------------------------------------
 
 
 def _by_onnx(node: ir.Node, shapes: Sequence[Dims | None]) -> Sequence[Typed]:
@@ -115,9 +119,7 @@ def _by_onnx(node: ir.Node, shapes: Sequence[Dims | None]) -> Sequence[Typed]:
     names = sorted({name for term in terms for name in symbols(term)})
     if not names:
         return _onnx_types(node, shapes, {})
-    runs = [
-        _onnx_types(node, shapes, dict(zip(names, itertools.cycle(row), strict=False))) for row in SIZES
-    ]
+    runs = [_onnx_types(node, shapes, dict(zip(names, itertools.cycle(row), strict=False))) for row in SIZES]
     bindings = [dict(zip(names, itertools.cycle(row), strict=False)) for row in SIZES]
     known = [(term, [bind(term, b) for b in bindings]) for term in terms]
     return [_fitted(each, known) for each in zip(*runs, strict=True)]
@@ -128,7 +130,9 @@ def _fitted(each: Sequence[Typed], known: Sequence[tuple[Dim, list[int]]]) -> Ty
     dtype, first = each[0]
     if first is None or any(dims is None or len(dims) != len(first) for _, dims in each):
         return dtype, None
-    return dtype, tuple(_fit(list(sizes), known) for sizes in zip(*(dims or () for _, dims in each), strict=True))
+    return dtype, tuple(
+        _fit(list(sizes), known) for sizes in zip(*(dims or () for _, dims in each), strict=True)
+    )
 
 
 def _fit(sizes: list[Any], known: Sequence[tuple[Dim, list[int]]]) -> Dim | None:
@@ -176,8 +180,14 @@ def _onnx_types(node: ir.Node, shapes: Sequence[Dims | None], sizes: Mapping[str
         array = known_value(value)
         if array is not None and value.dtype is not None and value.const_value is None:
             plain = np.array([bind(x, sizes) for x in array.reshape(-1).tolist()], dtype=value.dtype.numpy())
-            data[value.name] = ir.serde.serialize_tensor(ir.tensor(plain.reshape(array.shape), dtype=value.dtype))
-        elif value.const_value is not None and value.producer() is None and value.const_value.size <= DATA_LIMIT:
+            data[value.name] = ir.serde.serialize_tensor(
+                ir.tensor(plain.reshape(array.shape), dtype=value.dtype)
+            )
+        elif (
+            value.const_value is not None
+            and value.producer() is None
+            and value.const_value.size <= DATA_LIMIT
+        ):
             data[value.name] = ir.serde.serialize_tensor(value.const_value)
     try:
         found = shape_inference.infer_node_outputs(
@@ -203,7 +213,7 @@ def _onnx_types(node: ir.Node, shapes: Sequence[Dims | None], sizes: Mapping[str
     return result
 
 
-# --- functions and subgraphs ----------------------------------------------------------------------------------
+# --- functions and subgraphs -------------------------------------------------------------------------------
 
 
 def _through_function(node: ir.Node, function: ir.Function) -> Sequence[Typed]:
@@ -215,10 +225,15 @@ def _through_function(node: ir.Node, function: ir.Function) -> Sequence[Typed]:
         if actual is not None:
             stand[formal] = actual
     for inner in function:
-        attributes = [a for a in (_bound(a, node, function) for a in inner.attributes.values()) if a is not None]
+        attributes = [
+            a for a in (_bound(a, node, function) for a in inner.attributes.values()) if a is not None
+        ]
         # Stand-ins read the real values, so their uses are taken back at the end.
         copy = ir.Node(
-            inner.domain, inner.op_type, [None if v is None else stand.get(v) for v in inner.inputs], attributes,
+            inner.domain,
+            inner.op_type,
+            [None if v is None else stand.get(v) for v in inner.inputs],
+            attributes,
             num_outputs=len(inner.outputs), name=inner.name,
         )  # fmt: skip
         for old, new in zip(inner.outputs, copy.outputs, strict=True):
@@ -282,7 +297,8 @@ def _joined(values: Sequence[ir.Value]) -> Typed:
     if first is None or any(s is None or len(s) != len(first) for s in shapes):
         return values[0].dtype, None
     return values[0].dtype, tuple(
-        sizes[0] if all(s == sizes[0] for s in sizes) else None for sizes in zip(*(s or () for s in shapes), strict=True)
+        sizes[0] if all(s == sizes[0] for s in sizes) else None
+        for sizes in zip(*(s or () for s in shapes), strict=True)
     )
 
 
@@ -346,16 +362,16 @@ def _put(value: ir.Value, dtype: ir.DataType | None, dims: Dims | None) -> None:
         value.shape = ir.Shape([d if d is None or isinstance(d, int) else str(d) for d in dims])
 
 
-# --- the whole graph ------------------------------------------------------------------------------------------
+# --- the whole graph ---------------------------------------------------------------------------------------
 
 
 def infer(model: ir.Model) -> None:
     """Infer the whole graph, so that one free dimension is one symbol everywhere.
 
-    Input shapes stay; their unknown dimensions get symbols of their own ("x_0"). Shapes that the source states for
-    values inside the graph are computed anew; numbers and input symbols in them are kept where nothing better is
-    found. Of the stated output shapes, numbers and input symbols stay; whatever else in them is filled in.
-    Sizes that depend on data stay unknown.
+    Input shapes stay; their unknown dimensions get symbols of their own ("x_0"). Shapes that the source
+    states for values inside the graph are computed anew; numbers and input symbols in them are kept where
+    nothing better is found. Of the stated output shapes, numbers and input symbols stay; whatever else in
+    them is filled in. Sizes that depend on data stay unknown.
     """
     for function in model.functions.values():
         functions.DECLARED.setdefault(function.identifier(), function)
@@ -364,7 +380,12 @@ def infer(model: ir.Model) -> None:
 
 
 def _name_inputs(graph: ir.Graph) -> set[str]:
-    known = {str(d.value) for v in graph.inputs for d in v.shape or () if not isinstance(d, int) and d.value is not None}
+    known = {
+        str(d.value)
+        for v in graph.inputs
+        for d in v.shape or ()
+        if not isinstance(d, int) and d.value is not None
+    }
     free: set[str] = set()
     for value in graph.inputs:
         dims = dims_of(value)
@@ -373,7 +394,8 @@ def _name_inputs(graph: ir.Graph) -> set[str]:
         named: list[Dim] = []
         for i, d in enumerate(dims):
             if d is None:
-                name = f"{re.sub(r'[^A-Za-z0-9_]', '_', value.name or 'input').lstrip('0123456789') or 'input'}_{i}"
+                plain = re.sub(r"\W", "_", value.name or "", flags=re.ASCII).lstrip("0123456789")
+                name = f"{plain or 'input'}_{i}"
                 while name in known:
                     name += "_"
                 known.add(name)
@@ -386,8 +408,8 @@ def _name_inputs(graph: ir.Graph) -> set[str]:
 
 
 def _infer_graph(graph: ir.Graph, free: set[str] | None = None) -> None:
-    """Infer the nodes of `graph` in order. `free` are the symbols that mean something: those of the inputs; None
-    inside a subgraph, where only numbers are believed."""
+    """Infer the nodes of `graph` in order. `free` are the symbols that mean something: those of the inputs;
+    None inside a subgraph, where only numbers are believed."""
     outputs = {v: dims_of(v) for v in graph.outputs}
     for node in graph:
         stated: list[Dims | None] = []

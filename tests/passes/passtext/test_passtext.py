@@ -1,4 +1,5 @@
-"""The helper of the text tests: it prints what it reads, and it notices a pass that computes something else."""
+"""The helper of the text tests: it prints what it reads, and it notices a pass that computes something
+else."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def test_prints_what_it_reads(bless: bool) -> None:
 
 
 def test_notices_a_wrong_pass() -> None:
-    with pytest.raises(AssertionError, match="output 'y' with {'N': 3}: deviation"):
+    with pytest.raises(AssertionError, match=r"output 'y' with \{'N': 3\}: deviation"):
         check(WRONG, PASSES)
 
 
