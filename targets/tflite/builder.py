@@ -1,4 +1,4 @@
-"""What lowerings build a TFLite graph with: tensors of IR values, constants, temporaries, operators, subgraphs."""
+"""What lowerings build a TFLite graph with: tensors of IR values, constants, operators, subgraphs."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Builder:
         self._absorbed: set[ir.Node] = set()
         self.nodes: list[str] = []  # for each operator the name of the node that it computes for
 
-    # --- tensors ----------------------------------------------------------------------------------------------
+    # --- tensors ---
 
     def index(self, value: ir.Value) -> int:
-        """The tensor of an IR value, made at its first use; an initializer becomes a constant, not read yet."""
+        """The tensor of an IR value, made at its first use; an initializer becomes an unread constant."""
         known = self._index.get(value)
         if known is not None:
             return known
@@ -118,8 +118,8 @@ class Builder:
         return made
 
     def transposed(self, value: ir.Value, perm: Sequence[int]) -> int:
-        """The tensor of `value` with its axes in the order `perm`: a constant, or a float16 constant behind Cast,
-        when it is written, a computed one by TRANSPOSE."""
+        """The tensor of `value` with its axes in the order `perm`: a constant, or a float16 constant behind
+        Cast, when it is written, a computed one by TRANSPOSE."""
         shape = g.dims(value)
         assert shape is not None and value.dtype is not None
         turned = [shape[i] for i in perm]
@@ -149,7 +149,7 @@ class Builder:
         tensor = self.graph.tensors[index]
         return tensor.signature or tensor.shape
 
-    # --- operators --------------------------------------------------------------------------------------------
+    # --- operators ---
 
     def operator(
         self,
@@ -159,8 +159,8 @@ class Builder:
         options: Any = None,
         version: int = 1,
     ) -> None:
-        """Append an operator; `code` is a name of BuiltinOperator, None an absent input. The operator's version
-        follows from its types and options (versions.py), and is at least `version`."""
+        """Append an operator; `code` is a name of BuiltinOperator, None an absent input. The operator's
+        version follows from its types and options (versions.py), and is at least `version`."""
         reads = tuple(-1 if v is None else v if isinstance(v, int) else self.index(v) for v in inputs)
         writes = tuple(v if isinstance(v, int) else self.index(v) for v in outputs)
         tensors = self.graph.tensors
@@ -175,8 +175,10 @@ class Builder:
         self.graph.operators.append(writer.Operator(number, reads, writes, options, version))
 
     def fused(self, node: ir.Node) -> tuple[ir.Value, int]:
-        """Where an operator with a fused activation writes its result, and that activation: the output of a Relu
-        or Clip that alone reads `node`'s first output and is then lowered together with it, else that output."""
+        """Where an operator with a fused activation writes its result, and that activation.
+
+        It writes to the output of a Relu or Clip that alone reads `node`'s first output and is then lowered
+        together with it, else to that output."""
         output = node.outputs[0]
         reader = g.only_use(output)
         if reader is None or reader.graph is not node.graph or output.dtype != ir.DataType.FLOAT:
@@ -206,17 +208,17 @@ class Builder:
                 ) from error
             self.nodes.extend([node.name or ""] * (len(self.graph.operators) - operators))
 
-    # --- subgraphs --------------------------------------------------------------------------------------------
+    # --- subgraphs ---
 
     def subgraph(self, hint: str) -> Builder:
-        """A further subgraph of the file, for WHILE and IF. Give it its inputs with `input`, lower a graph into it
-        with `lower`, then say its outputs with `finish`; its `number` goes into the options."""
+        """A further subgraph of the file, for WHILE and IF. Give it its inputs with `input`, lower a graph
+        into it with `lower`, then say its outputs with `finish`; its `number` goes into the options."""
         child = Builder(self.file, hint, self._find)
         child._buffers = self._buffers
         return child
 
     def input(self, value: ir.Value, shape: Sequence[int | str] | None = None) -> int:
-        """Make the next input of this subgraph, standing for `value`, with its shape unless another is given."""
+        """Make the next input of this subgraph, standing for `value`; it has its shape or the one given."""
         assert value.dtype is not None
         made = self._append(
             self._tensor(value.name or "", g.dims(value) if shape is None else shape, value.dtype)
@@ -236,7 +238,7 @@ class Builder:
         self.graph.outputs = [v if isinstance(v, int) else self.index(v) for v in outputs]
         return self.number
 
-    # ----------------------------------------------------------------------------------------------------------
+    # --- what these rest on ---
 
     def _append(self, tensor: writer.Tensor) -> int:
         self.graph.tensors.append(tensor)
@@ -287,7 +289,7 @@ def attributes(node: ir.Node) -> dict[str, Any]:
 
 
 def captures(*graphs: ir.Graph) -> list[ir.Value]:
-    """The computed values and inputs of outer graphs that `graphs` (the subgraphs of one node) read, in order."""
+    """The computed values of outer graphs that `graphs` (the subgraphs of one node) read, in order."""
     found: dict[ir.Value, None] = {}
     for graph in graphs:
         inner = [graph, *graph.subgraphs()]

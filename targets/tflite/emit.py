@@ -1,4 +1,4 @@
-"""Writes a legalized graph as a TFLite file: nodes become operators by their rows, weights are streamed behind."""
+"""Writes a legalized graph as a TFLite file: nodes become operators by their rows, weights follow behind."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ RESOLVERS = {"XNNPACK": "AUTO", "builtin kernels": "BUILTIN_WITHOUT_DEFAULT_DELE
 
 
 def runners(artifact: Path, request: Request) -> tuple[LiteRT, ...]:
-    """`artifact` on both resolvers, which an artifact must agree on. Option `threads` bounds their threads."""
+    """`artifact` on both resolvers, which must agree on it. Option `threads` bounds their threads."""
     text = request.options.get("threads", "1")
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"option threads: '{text}', expected a number of at least 1")
@@ -51,8 +51,8 @@ class LiteRT:
         return {name: self._interpreter.get_tensor(index) for name, index in self.outputs.items()}
 
     def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> Arrays:
-        """The tensors of the main graph among `names`, as far as the runtime shows them: what a delegate has fused
-        away is absent."""
+        """The tensors of the main graph among `names`, as far as the runtime shows them: what a delegate has
+        fused away is absent."""
         if self._shown is None:
             self._shown = self._open(keep=True)
         self._invoke(self._shown, inputs)

@@ -1,7 +1,7 @@
-"""The version of a TFLite operator (the lowest that has the types and options used) and the oldest runtime for a file.
+"""The version of a TFLite operator (the lowest with the types and options used); the oldest runtime.
 
-A runtime registers each operator up to a highest version and refuses a file that asks for more; a version too low
-would let an old runtime load what it computes wrongly. Numbers are those of LiteRT's published versioning.
+A runtime registers each operator up to a highest version and refuses a file that asks for more; a version
+too low would let an old runtime load what it computes wrongly. Numbers are LiteRT's published versioning.
 """
 
 from __future__ import annotations

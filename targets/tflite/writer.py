@@ -1,9 +1,10 @@
 """Writes a TFLite file as a stream: first the tables, then every weight from where it lies, one at a time.
 
-Layout: `[tables][pad][uint32 length][bytes][pad][uint32 length][bytes]...`, every weight at a multiple of 16 bytes.
-A FlatBuffer refers to a vector by an unsigned distance forward, so the tables are built with a placeholder for each
-`Buffer.data` and patched with the distance to where its weight will be. What does not fit below 2 GiB that way lies
-behind the FlatBuffer and is referred to by `Buffer.offset` and `Buffer.size`. Peak memory is the tables and one weight.
+Layout: `[tables][pad][uint32 length][bytes][pad][uint32 length][bytes]...`, weights at multiples of 16 bytes.
+A FlatBuffer refers to a vector by an unsigned distance forward, so the tables are built with a placeholder for
+each `Buffer.data` and patched with the distance to where its weight will be. A file that would not end below
+2 GiB that way refers to weights by `Buffer.offset` and `Buffer.size` instead, as lying behind the FlatBuffer.
+Peak memory is the tables and one weight.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Data = bytes | ir.TensorProtocol
 
 @dataclass
 class Tensor:
-    """A tensor of a subgraph. `shape` holds 1 where `signature` holds -1; `buffer` 0 means that it is computed."""
+    """A tensor of a subgraph. `shape` holds 1 where `signature` holds -1; `buffer` 0: it is computed."""
 
     name: str
     shape: tuple[int, ...]
@@ -132,8 +133,8 @@ def _places(start: int, sizes: Sequence[int]) -> tuple[dict[int, int], int]:
 
 
 def _tables(file: File, sizes: Sequence[int], external: bool) -> tuple[bytearray, dict[int, int]]:
-    """The FlatBuffer without weights, and for each buffer with content the position of the slot that refers to it:
-    a uint32 distance, or with `external` the uint64 place in the file."""
+    """The FlatBuffer without weights, and for each buffer with content the position of the slot that refers to
+    it: a uint32 distance, or with `external` the uint64 place in the file."""
     b = flatbuffers.Builder(1 << 16)
     from_end: dict[int, int] = {}
     buffers = []
@@ -166,7 +167,7 @@ def _tables(file: File, sizes: Sequence[int], external: bool) -> tuple[bytearray
     s.ModelAddDescription(b, description)
     for add, vector in vectors.items():
         add(b, vector)
-    # The first thing in a builder is the last in the file: alignment of 16 makes the tables' length a multiple of it.
+    # A builder grows towards the front: alignment to 16 makes the tables' length a multiple of 16.
     b.minalign = max(b.minalign, ALIGNMENT)
     b.Finish(s.ModelEnd(b), b"TFL3")
     tables = bytearray(b.Output())

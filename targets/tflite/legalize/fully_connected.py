@@ -1,7 +1,7 @@
 """Products by a constant matrix, with TFLite's order of weights: tapeout::FullyConnected(X, W[O,I], B[O]).
 
     MatMul(x, W)                       -> FullyConnected(x, W^T)                W constant [I,O]
-    Gemm(a, b, c, alpha, beta)         -> FullyConnected(a, alpha b^T, beta c)  b, c constant, c along the columns
+    Gemm(a, b, c, alpha, beta)         -> FullyConnected(a, alpha b^T, beta c)  b and c constant, c a row
                                        -> alpha MatMul(a, b) + beta c           else
     FullyConnected(x, W) + b           -> FullyConnected(x, W, b)               b constant along the columns
     MatMul(a[K], b)                    -> Squeeze(MatMul(Unsqueeze(a), b)), and so for b[K]

@@ -145,8 +145,8 @@ def _exact(w: Window, ceil: bool) -> tuple[int, ...] | str:
 def _factor(
     w: Window, pads: tuple[int, ...], include: bool
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | str:
-    """area / count of each result, of shape [1, 1, *results], where the window averages over what is inside the
-    tensor, or with `include` inside the padding that the source states."""
+    """area / count of each result, of shape [1, 1, *results], where the window averages over what is inside
+    the tensor, or with `include` inside the padding that the source states."""
     assert w.pads is not None
     half = len(w.size)
     axes = []

@@ -7,10 +7,12 @@ from tapeout.compiler.rewriting import Rewrite
 from tapeout.passes.decompose.arithmetic import ARITHMETIC
 from tapeout.passes.decompose.indexing import INDEXING
 from tapeout.passes.decompose.precision import HALF_IN_SINGLE, NARROW_INTEGERS
+from tapeout.passes.decompose.quantized import QUANTIZED
 from tapeout.passes.decompose.reductions import REDUCTIONS
 from tapeout.passes.decompose.shaping import SHAPING
 
 PLAIN: tuple[Pass, ...] = (
+    Rewrite("quantization as arithmetic", QUANTIZED),
     Rewrite("kernel types", (HALF_IN_SINGLE, NARROW_INTEGERS)),
     Rewrite("plain operators", (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SHAPING)),
     Rewrite("kernel types of what was made", (HALF_IN_SINGLE, NARROW_INTEGERS)),

@@ -22,7 +22,7 @@ F = np.float32
 
 @dataclass(frozen=True)
 class Axis:
-    """One resized axis: its number, sizes before and after, and the scale that coordinates are computed with."""
+    """One resized axis: its number, sizes before and after, and the scale that coordinates go by."""
 
     number: int
     before: int
@@ -101,8 +101,8 @@ def chosen(axis: Axis, coordinates: str) -> Array:
 
 
 def native(node: ir.Node) -> bool | None:
-    """True where a RESIZE of TFLite gives what `node` gives once height and width are its only axes; None where
-    sizes are not known."""
+    """True where a RESIZE of TFLite gives what `node` gives once height and width are its only axes; None
+    where sizes are not known."""
     axes = resized(node)
     if isinstance(axes, str):
         return None

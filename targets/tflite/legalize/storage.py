@@ -2,7 +2,7 @@
 
     w (float32 constant)  ->  Cast(w in float16)
 
-for every float32 constant of at least `least` elements whose values float16 holds: all finite, none beyond 65504.
+for every float32 constant of at least `least` elements that float16 holds: finite, none beyond 65504.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One function per row's `lower` name, by family; each takes the builder, the node and its ONNX attributes."""
+"""One function per row's `lower` name, by family: of the builder, the node and its ONNX attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations: RELU and its bounded forms, LEAKY_RELU, PRELU, ELU, GELU, HARD_SWISH, LOGISTIC, TANH, SOFTMAX."""
+"""Activations: RELU and its bounded forms, LEAKY_RELU, GELU, LOGISTIC, TANH, SOFTMAX and others."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def transpose_conv(
     output_shape: Sequence[int] = (),
     kernel_shape: Sequence[int] = (),
 ) -> None:
-    """X [N,H,W,C], W [O,KH,KW,C], B [O] -> [N,(H-1)*stride+KH-pads,...,O]; TFLite is told the output's shape."""
+    """X [N,H,W,C], W [O,KH,KW,C], B [O] -> [N,(H-1)*stride+KH-pads,...,O]; TFLite is told that shape."""
     output, activation = b.fused(node)
     options = s.TransposeConvOptionsT()
     options.padding = padding_of(pads, auto_pad)
@@ -138,7 +138,7 @@ def _affine(b: Builder, x: int, factors: Sequence[int], offsets: Sequence[int]) 
 
 
 def operands(b: Builder, node: ir.Node) -> tuple[int, int, int | None]:
-    """The tensors of X, W and B; the output channels lead W. A missing B is zeros, which every kernel takes."""
+    """The tensors of X, W and B; the output channels lead W. A missing B is zeros, which kernels take."""
     x, w, *rest = node.inputs
     assert x is not None and w is not None
     bias = rest[0] if rest else None

@@ -12,7 +12,7 @@ from tapeout.targets.tflite.builder import Builder, Lowering
 def local_response_normalization(
     b: Builder, node: ir.Node, *, size: int, alpha: float = 0.0001, beta: float = 0.75, bias: float = 1.0
 ) -> None:
-    """x / (bias + alpha/size * sum of squares over `size` channels) ** beta; TFLite takes the radius and alpha/size."""
+    """x / (bias + alpha/size * sum of squares over `size` channels) ** beta; TFLite takes the radius."""
     options = s.LocalResponseNormalizationOptionsT()
     options.radius, options.bias, options.alpha, options.beta = size // 2, bias, alpha / size, beta
     b.operator("LOCAL_RESPONSE_NORMALIZATION", node.inputs, node.outputs, options)

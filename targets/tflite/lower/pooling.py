@@ -35,7 +35,7 @@ def average_pool_2d(
     ceil_mode: int = 0,
     count_include_pad: int = 0,
 ) -> None:
-    """X [N,H,W,C]; with SAME, TFLite averages over what lies inside, as ONNX does with count_include_pad=0."""
+    """X [N,H,W,C]; with SAME, TFLite averages over what lies inside: ONNX's count_include_pad=0."""
     _pool(b, node, "AVERAGE_POOL_2D", kernel_shape, strides, padding_of(pads, auto_pad))
 
 
