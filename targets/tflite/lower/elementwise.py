@@ -42,14 +42,91 @@ def plain(code: str) -> Lowering:
 
 
 def fusing(code: str, make: Any) -> Lowering:
-    """An operator that takes the activation behind it along."""
+    """An operator that takes the activation behind it along. The builtin kernels hold its results to finite
+    numbers, so where an operand is made to hold infinities (a mask) another kernel is used that does not."""
 
     def lower(b: Builder, node: ir.Node, **_: Any) -> None:
+        x, y = node.inputs
+        if code in UNBOUNDED and (may_be_infinite(x) or may_be_infinite(y)):
+            _unbounded(b, node, code)
+            return
         options = make()
         output, options.fusedActivationFunction = b.fused(node)
         b.operator(code, node.inputs, [output], options)
 
     return lower
+
+
+UNBOUNDED = {"ADD": "STABLEHLO_ADD", "SUB": "STABLEHLO_ADD", "MUL": "STABLEHLO_MULTIPLY"}
+_KEEP_INFINITY = frozenset(
+    {
+        "Where",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Expand",
+        "Slice",
+        "Concat",
+        "Tile",
+        "Identity",
+        "Gather",
+    }
+    | {"Add", "Sub", "Mul", "Max", "Min", "Neg", "Split", "Cast", "Pad", "Clip"}
+)
+
+
+def may_be_infinite(value: ir.Value | None, depth: int = 32) -> bool:
+    """True where an infinite constant flows into a float tensor through what moves, selects and adds."""
+    if value is None or value.dtype is None or not value.dtype.is_floating_point() or depth == 0:
+        return False
+    array = g.constant(value, limit=1 << 20)
+    if array is not None:
+        return bool(np.any(np.isinf(array)))
+    node = value.producer()
+    if node is None or node.domain != "":
+        return False
+    if node.op_type == "ConstantOfShape":
+        fill = g.attribute(node, "value")
+        return fill is not None and bool(np.any(np.isinf(fill.numpy())))
+    return node.op_type in _KEEP_INFINITY and any(may_be_infinite(v, depth - 1) for v in node.inputs)
+
+
+def _unbounded(b: Builder, node: ir.Node, code: str) -> None:
+    """`code` by a kernel that keeps infinities, which takes operands of one shape."""
+    output = node.outputs[0]
+    dims, dtype = g.dims(output), output.dtype
+    assert dtype is not None
+    operands: list[ir.Value | int] = []
+    for place, value in enumerate(node.inputs):
+        assert value is not None
+        operand: ir.Value | int = value
+        if code == "SUB" and place == 1:
+            operand = b.tensor("neg", g.dims(value), dtype)
+            b.operator("NEG", [value], [operand], options_of("NEG"))
+        if g.dims(value) != dims or g.static_dims(value) is None:
+            wide = b.tensor("expand", dims, dtype)
+            b.operator("BROADCAST_TO", [operand, _common_shape(b, node)], [wide], s.BroadcastToOptionsT())
+            operand = wide
+        operands.append(operand)
+    b.operator(UNBOUNDED[code], operands, [output])
+
+
+def _common_shape(b: Builder, node: ir.Node) -> int:
+    """The shape of a broadcast result as an int32 vector."""
+    static = g.static_dims(node.outputs[0])
+    if static is not None:
+        return b.ints(static)
+    shapes = []
+    for value in node.inputs:
+        options = s.ShapeOptionsT()
+        options.outType = TYPES[ir.DataType.INT32]
+        shapes.append(b.tensor("shape", [g.rank(value) or 0], ir.DataType.INT32))
+        assert value is not None
+        b.operator("SHAPE", [value], [shapes[-1]], options)
+    made = b.tensor("shape", [g.rank(node.outputs[0]) or 0], ir.DataType.INT32)
+    b.operator("BROADCAST_ARGS", shapes, [made])
+    return made
 
 
 def reciprocal(b: Builder, node: ir.Node) -> None:

@@ -1,0 +1,282 @@
+"""Arithmetic in terms of simpler arithmetic.
+
+Max(a, b, c)          -> Max(Max(a, b), c), likewise Min and Sum; Mean -> Sum / n
+Tan(x)                -> Sin(x) / Cos(x)
+Sinh(x), Cosh(x)      -> by exponentials; Sinh near 0 by tanh(x/2), where exponentials cancel
+Asinh, Acosh, Atanh   -> by logarithms, near 0 by their series
+Mod(x, y, fmod=1)     -> Mod(x, y) less y where its sign is not that of x (integers)
+BitwiseNot(x)         -> x xor all ones; BitwiseOr(a, b) -> (a xor b) xor (a and b)
+Abs(x), Sign(x)       -> by Max and comparisons (int64)
+Div(a, b)             -> through int32 (int64 that counts elements)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.rewriting import Builder, NodeRule, Rule
+
+INT32, INT64, FLOAT = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT
+
+Result = ir.Value | str | None
+
+
+def present(node: ir.Node) -> list[ir.Value]:
+    """The inputs that are there."""
+    return [v for v in node.inputs if v is not None]
+
+
+class VariadicPairs(NodeRule):
+    """Max, Min, Sum of many -> pairs; of one -> itself; Sum of two -> Add; Mean -> Sum / n."""
+
+    ops = ("Max", "Min", "Sum", "Mean")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        inputs = present(node)
+        kind = "Add" if node.op_type in ("Sum", "Mean") else node.op_type
+        if len(inputs) == 2 and kind == node.op_type:
+            return None
+        total = inputs[0]
+        for value in inputs[1:]:
+            total = getattr(op, kind)(total, value)
+        if node.op_type == "Mean" and len(inputs) > 1:
+            total = op.Div(total, float(len(inputs)))
+        return total
+
+
+class Tan(NodeRule):
+    """Tan(x) -> Sin(x) / Cos(x)"""
+
+    ops = ("Tan",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        return op.Div(op.Sin(node.inputs[0]), op.Cos(node.inputs[0]))  # type: ignore[no-any-return]
+
+
+class Hyperbolic(NodeRule):
+    """Sinh(x) -> 2t / (1 - t*t), t = Tanh(x/2), where |x| < 1, else (e^x - e^-x) / 2; Cosh(x) -> (e^x + e^-x) / 2.
+
+    The halves are taken before the exponential, e^(x - ln 2), so that they overflow only where the result does.
+    """
+
+    ops = ("Sinh", "Cosh")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        (x,) = present(node)
+        if x.dtype != FLOAT:
+            return "only float32 is decomposed"
+        half = float(np.log(2.0))
+        up, down = op.Exp(op.Sub(x, half)), op.Exp(op.Sub(op.Neg(x), half))
+        if node.op_type == "Cosh":
+            return op.Add(up, down)  # type: ignore[no-any-return]
+        t = op.Tanh(op.Mul(x, 0.5))
+        near = op.Div(op.Mul(t, 2.0), op.Add(op.Neg(op.Mul(t, t)), 1.0))
+        return op.Where(op.Less(op.Abs(x), 1.0), near, op.Sub(up, down))  # type: ignore[no-any-return]
+
+
+def _log1p(op: Builder, u: ir.Value) -> ir.Value:
+    """log(1 + u) with the rounding of 1 + u corrected: log(w) * u / (w - 1), w = 1 + u; u where w is 1."""
+    w = op.Add(u, 1.0)
+    d = op.Add(w, -1.0)
+    zero = op.Equal(d, 0.0)
+    return op.Where(zero, u, op.Mul(op.Log(w), op.Div(u, op.Where(zero, op.constant(1.0, FLOAT), d))))  # type: ignore[no-any-return]
+
+
+class AreaFunctions(NodeRule):
+    """Asinh(x) -> sign(x) log1p(a + a*a / (1 + sqrt(a*a + 1))), a = |x|; Acosh(x) -> log1p(u + sqrt(u (u + 2))),
+    u = x - 1; Atanh(x) -> log1p(2x / (1 - x)) / 2. Asinh past 1e18 -> log(a) + log 2, before a*a overflows.
+    """
+
+    ops = ("Asinh", "Acosh", "Atanh")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        (x,) = present(node)
+        if x.dtype != FLOAT:
+            return "only float32 is decomposed"
+        if node.op_type == "Atanh":
+            a = op.Abs(x)
+            grown = op.Div(op.Mul(a, 2.0), op.Add(op.Neg(a), 1.0))
+            return op.Mul(op.Sign(x), op.Mul(_log1p(op, grown), 0.5))  # type: ignore[no-any-return]
+        log2 = float(np.log(2.0))
+        if node.op_type == "Acosh":
+            u = op.Add(x, -1.0)
+            near = _log1p(op, op.Add(u, op.Mul(op.Sqrt(u), op.Sqrt(op.Add(u, 2.0)))))
+            return op.Where(op.Greater(x, 1e18), op.Add(op.Log(x), log2), near)  # type: ignore[no-any-return]
+        a = op.Abs(x)
+        small = op.Min(a, 1e18)
+        square = op.Mul(small, small)
+        near = _log1p(op, op.Add(small, op.Div(square, op.Add(op.Sqrt(op.Add(square, 1.0)), 1.0))))
+        far = op.Add(op.Log(a), log2)
+        return op.Mul(op.Sign(x), op.Where(op.Greater(a, 1e18), far, near))  # type: ignore[no-any-return]
+
+
+class IntegerFmod(NodeRule):
+    """Mod(x, y, fmod=1) -> r - y where r is not 0 and has another sign than x, else r; r = Mod(x, y) (integers)"""
+
+    ops = ("Mod",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        x, y = present(node)
+        if not g.attribute(node, "fmod", 0) or x.dtype is None or not x.dtype.is_integer():
+            return None
+        r = op.Mod(x, y)
+        crossed = op.Xor(op.Less(r, 0), op.Less(x, 0))
+        return op.Where(op.And(op.Not(op.Equal(r, 0)), crossed), op.Sub(r, y), r)  # type: ignore[no-any-return]
+
+
+class BitwiseNotOr(NodeRule):
+    """BitwiseNot(x) -> x xor all ones; BitwiseOr(a, b) -> (a xor b) xor (a and b)"""
+
+    ops = ("BitwiseNot", "BitwiseOr")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        inputs = present(node)
+        if node.op_type == "BitwiseOr":
+            a, b = inputs
+            return op.BitwiseXor(op.BitwiseXor(a, b), op.BitwiseAnd(a, b))  # type: ignore[no-any-return]
+        dtype = inputs[0].dtype
+        assert dtype is not None
+        kind = dtype.numpy()
+        return op.BitwiseXor(inputs[0], np.asarray(~np.zeros((), kind), kind))  # type: ignore[no-any-return]
+
+
+class EqualShapes(NodeRule):
+    """BitwiseAnd(a, b), BitShift(a, b) of different known shapes -> of operands expanded to the common one"""
+
+    ops = ("BitwiseAnd", "BitShift")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        a, b = present(node)
+        first, second = g.static_dims(a), g.static_dims(b)
+        if first is None or second is None or first == second:
+            return None
+        common = np.array(np.broadcast_shapes(first, second), np.int64)
+        parts = [v if s == tuple(common) else op.Expand(v, common) for v, s in ((a, first), (b, second))]
+        attributes = {"direction": g.attribute(node, "direction")} if node.op_type == "BitShift" else {}
+        return getattr(op, node.op_type)(*parts, **attributes)  # type: ignore[no-any-return]
+
+
+class PowOfOneType(NodeRule):
+    """Pow(x, y) -> Pow(x, Cast(y)) where x is float and y an integer"""
+
+    ops = ("Pow",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        x, y = present(node)
+        if x.dtype is None or y.dtype is None or x.dtype == y.dtype:
+            return None
+        if not x.dtype.is_floating_point() and not (x.dtype.is_integer() and y.dtype.is_integer()):
+            return "an integer to a fractional power"
+        return op.Pow(x, op.Cast(y, to=x.dtype))  # type: ignore[no-any-return]
+
+
+class Int64SignAbs(NodeRule):
+    """Abs(x) -> Max(x, -x); Sign(x) -> Cast(x > 0) - Cast(x < 0) (int64)"""
+
+    ops = ("Abs", "Sign")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        (x,) = present(node)
+        if x.dtype != INT64:
+            return None
+        if node.op_type == "Abs":
+            return op.Max(x, op.Neg(x))  # type: ignore[no-any-return]
+        return op.Sub(op.Cast(op.Greater(x, 0), to=INT64), op.Cast(op.Less(x, 0), to=INT64))  # type: ignore[no-any-return]
+
+
+class NarrowDivision(NodeRule):
+    """Div(a, b) -> Cast(Div(Cast(a), Cast(b))) through int32 (int64 that counts elements: no tensor has 2^31)"""
+
+    ops = ("Div",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        a, b = present(node)
+        if a.dtype != INT64:
+            return None
+        if not (counts(a) and counts(b)):
+            return "int64 that may not fit int32"
+        return op.Cast(op.Div(op.Cast(a, to=INT32), op.Cast(b, to=INT32)), to=INT64)  # type: ignore[no-any-return]
+
+
+_COUNTING = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
+# Of these the first input decides; of the others all do.
+_MOVING = frozenset(
+    {"Reshape", "Squeeze", "Unsqueeze", "Slice", "Expand", "Gather", "Tile", "Split", "CumSum", "Pad"}
+    | {"ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "Transpose", "Identity", "Flatten"}
+)
+_KEEPING = _MOVING | {
+    "Concat",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Mod",
+    "Max",
+    "Min",
+    "Neg",
+    "Abs",
+    "Range",
+    "Where",
+}
+
+
+def counts(value: ir.Value, depth: int = 64) -> bool:
+    """True where an int64 tensor is made from shapes, positions and small constants only."""
+    array = g.constant(value, limit=1 << 16)
+    if array is not None:
+        return array.size == 0 or bool(np.all(np.abs(array.astype(np.float64)) < 2**31))
+    node = value.producer()
+    if node is None or node.domain != "" or depth == 0:
+        return False
+    if node.op_type in _COUNTING or (node.op_type == "TopK" and value is node.outputs[1]):
+        return True
+    if node.op_type == "Cast":
+        source = node.inputs[0]
+        assert source is not None
+        if source.dtype in (INT64, ir.DataType.UINT32):
+            return counts(source, depth - 1)
+        return source.dtype is not None and (source.dtype == ir.DataType.BOOL or source.dtype.is_integer())
+    if node.op_type not in _KEEPING:
+        return False
+    read = node.inputs[:1] if node.op_type in _MOVING else node.inputs[1 if node.op_type == "Where" else 0 :]
+    return all(v is not None and counts(v, depth - 1) for v in read)
+
+
+class CastLike(NodeRule):
+    """CastLike(x, y) -> Cast(x) to the type of y"""
+
+    ops = ("CastLike",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        x, like = present(node)
+        if like.dtype is None:
+            return "the type to cast to is not known"
+        return op.Cast(x, to=like.dtype, saturate=g.attribute(node, "saturate"))  # type: ignore[no-any-return]
+
+
+class UnboundedClip(NodeRule):
+    """Clip(x) -> x"""
+
+    ops = ("Clip",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Result:
+        inputs = present(node)
+        return inputs[0] if len(inputs) == 1 else None
+
+
+ARITHMETIC: tuple[Rule, ...] = (
+    VariadicPairs(),
+    Tan(),
+    Hyperbolic(),
+    AreaFunctions(),
+    IntegerFmod(),
+    BitwiseNotOr(),
+    EqualShapes(),
+    PowOfOneType(),
+    Int64SignAbs(),
+    NarrowDivision(),
+    CastLike(),
+    UnboundedClip(),
+)
