@@ -176,8 +176,11 @@ class Call:
                     yield name, value
 
     def attribute(self, name: str) -> Any:
-        """An attribute's plain value, else its default, else None."""
-        return g.attribute(self.node, name, self.interface.attributes.get(name))
+        """An attribute's plain value, else its default, else None; a bool where the default is one (ONNX has
+        none)."""
+        default = self.interface.attributes.get(name)
+        value = g.attribute(self.node, name, default)
+        return bool(value) if isinstance(default, bool) else value
 
 
 def _bind(formals: Sequence[Port], actual: Sequence[ir.Value | None]) -> dict[str, tuple[ir.Value, ...]]:

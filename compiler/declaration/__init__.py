@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from tapeout.compiler.declaration import parse
-from tapeout.compiler.declaration.match import Violation, violations
+from tapeout.compiler.declaration.match import Violation, distance, violations
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance
 from tapeout.compiler.errors import InternalError, UsageError
 from tapeout.compiler.ir import graph as g
@@ -169,11 +168,7 @@ class Declaration:
     def common(self, op: str) -> list[Row]:
         """What holds for every row of `op`."""
         if op not in self._shared:
-            self._shared[op] = [
-                row
-                for ops, but, row in self._common
-                if any(fnmatchcase(op, p) for p in ops) and not any(fnmatchcase(op, p) for p in but)
-            ]
+            self._shared[op] = [row for ops, but, row in self._common if parse.applies(op, ops, but)]
         return self._shared[op]
 
     def call(self, node: ir.Node, functions: Functions | None = None) -> Call:
@@ -213,15 +208,14 @@ class Declaration:
             return Refusal(node, op, self.label, hint=self._absent(op))
         call = self.call(node, functions)
         always = [v for shared in self.common(op) for v in violations(shared, call)]
-        best: tuple[tuple[int, int], Row, tuple[Violation, ...]] | None = None
+        best: tuple[tuple[int, int, int], Row, tuple[Violation, ...]] | None = None
         for row in rows:
             found = (*always, *violations(row, call))
             if not found:
                 return inherited or row
-            # A row for another type or rank is a farther relative than one whose numbers do not fit.
-            distance = (sum(v.kind for v in found), len(found))
-            if best is None or distance < best[0]:
-                best = (distance, row, found)
+            far = distance(found)
+            if best is None or far < best[0]:
+                best = (far, row, found)
         assert best is not None
         return Refusal(node, op, self.label, best[1], best[2])
 

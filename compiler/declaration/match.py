@@ -4,8 +4,9 @@ found."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ import numpy as np
 from tapeout.compiler.declaration.rows import ANY_PORT, PortRule, Row, spell
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operators import Call, Storage, dtype_name, storage, type_name
+
+
+class Kind(Enum):
+    """How far a violation puts a node from a row: out of a limit, another case, another kind of tensor."""
+
+    LIMIT = 0
+    CASE = 1
+    TENSOR = 2
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Violation:
     expected: str
     found: str
     fix: str | None = None
-    kind: bool = False  # a type or a rank: the row is for another kind of tensor
+    kind: Kind = Kind.LIMIT
 
     def text(self, target: str) -> str:
         """ "stride 4, at most 3 on ethos-u55"."""
@@ -43,7 +52,7 @@ def violations(row: Row, call: Call) -> Iterator[Violation]:
                 expected = bound.broken(rank)
                 if expected is not None:
                     yield Violation(
-                        f"rank of {name}", expected, _found(rank), bound.fix or row.fix, kind=True
+                        f"rank of {name}", expected, _found(rank), bound.fix or row.fix, kind=Kind.TENSOR
                     )
     for limit in row.limits:
         value = limit.measure(call)
@@ -53,8 +62,16 @@ def violations(row: Row, call: Call) -> Iterator[Violation]:
                 found, expected = ("present", "not taken") if value else ("missing", "required")
             else:
                 found = _found(value)
-            yield Violation(limit.label, expected, found, limit.bound.fix or row.fix)
+            kind = Kind.LIMIT if limit.bound.equal is None else Kind.CASE
+            yield Violation(limit.label, expected, found, limit.bound.fix or row.fix, kind)
     yield from _same_scale(row, call)
+
+
+def distance(found: Collection[Violation]) -> tuple[int, int, int]:
+    """How far a node is from a row: the nearest row has the fewest violations. A row for other types or ranks
+    is farther than any; among equals, one that a limit keeps away is nearer than one for another case."""
+    kinds = [v.kind for v in found]
+    return kinds.count(Kind.TENSOR), len(kinds), kinds.count(Kind.CASE)
 
 
 def _found(value: object) -> str:
@@ -88,7 +105,7 @@ def _types(row: Row, call: Call) -> Iterator[Violation]:
                     found = "not known"
                 if found not in allowed and found not in seen:
                     seen.add(found)
-                    yield Violation(f"type of {port}", _must_be(allowed), found, row.fix, kind=True)
+                    yield Violation(f"type of {port}", _must_be(allowed), found, row.fix, kind=Kind.TENSOR)
 
 
 def _must_be(names: tuple[str, ...]) -> str:
@@ -113,11 +130,13 @@ def _stored(name: str, rule: PortRule, stored: Storage, call: Call, fix: str | N
         rank = g.rank(stored.value)
         expected = rule.rank.broken(rank)
         if expected is not None:
-            yield Violation(f"rank of {name}", expected, _found(rank), rule.rank.fix or fix, kind=True)
+            yield Violation(f"rank of {name}", expected, _found(rank), rule.rank.fix or fix, kind=Kind.TENSOR)
     if rule.dtypes:
         dtype = dtype_name(stored.dtype)
         if dtype not in rule.dtypes:
-            yield Violation(f"type of {name}", _must_be(rule.dtypes), dtype or "not known", fix, kind=True)
+            yield Violation(
+                f"type of {name}", _must_be(rule.dtypes), dtype or "not known", fix, kind=Kind.TENSOR
+            )
     if stored.quantized:
         yield from _quantization(name, rule, stored, call, fix)
 

@@ -7,6 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +313,35 @@ def read(path: Path, vocabulary: Vocabulary) -> Source:
             files.append((name, table))
     for name, table in files:
         _rows(name, table, source, vocabulary)
+    for ops, but, row in source.common:
+        _common(ops, but, row, source, vocabulary)
     return source
+
+
+def applies(op: str, ops: Iterable[str], but: Iterable[str]) -> bool:
+    """Whether a common row is for an operator: wildcards in both lists."""
+    return any(fnmatchcase(op, p) for p in ops) and not any(fnmatchcase(op, p) for p in but)
+
+
+def _common(
+    ops: tuple[str, ...], but: tuple[str, ...], row: Row, source: Source, vocabulary: Vocabulary
+) -> None:
+    """What a common row names must be known to at least one operator that it is for."""
+    where = f"{row.file}: common"
+    for pattern in (*ops, *but):
+        if not any(fnmatchcase(op, pattern) for op in source.rows):
+            raise fault(where, f"no row is for '{pattern}'", nearest(pattern, source.rows))
+    interfaces = [interface_of(op, source, row.file) for op in source.rows if applies(op, ops, but)]
+    if None in interfaces:
+        return
+    ports = {ANY_PORT, *(p for i in interfaces if i for p in i.ports)}
+    for port in (*row.ports, *row.rank, *row.same_scale):
+        if port not in ports:
+            raise fault(where, f"unknown port '{port}'", nearest(port, ports))
+    for limit in row.limits:
+        if not any(vocabulary.resolve(limit.name, i) for i in interfaces):
+            names = {n for i in interfaces for n in vocabulary.names(i)}
+            raise fault(where, f"unknown quantity '{limit.name}'", nearest(limit.name, names))
 
 
 def _tables(value: Any, where: str) -> Mapping[str, Any]:

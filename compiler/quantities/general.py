@@ -103,6 +103,13 @@ def _(call: Call) -> Any:
     return all(g.static_dims(v) is not None for _, v in call.ports())
 
 
+@own("dim.inner.static", "static dimensions after the first")
+def _(call: Call) -> Any:
+    """True where every dimension but the first of each input and output is a number."""
+    shapes = [g.dims(v) for _, v in call.ports()]
+    return None if None in shapes else all(isinstance(d, int) for s in shapes for d in (s or ())[1:])
+
+
 @own("dim.max", "dimension")
 def _(call: Call) -> Any:
     """The largest dimension of any input or output; None where one is not known."""
@@ -122,6 +129,18 @@ def _(call: Call) -> Any:
     """True where all inputs and outputs are stored as one type."""
     return len({storage(v).dtype for v in call.node.inputs if v is not None}
                | {storage(v, output=True).dtype for v in call.node.outputs if v.name != ""}) == 1  # fmt: skip
+
+
+@own("quantized", "quantization of every tensor")
+def _(call: Call) -> Any:
+    """True where every floating-point input is behind a DequantizeLinear and every output before a
+    QuantizeLinear."""
+    stored = [
+        (v, storage(v, output=name in call.output_values))
+        for name, v in call.ports()
+        if v.dtype is None or v.dtype.is_floating_point()
+    ]
+    return all(s.quantized for _, s in stored)
 
 
 @own("broadcast.rank", "rank after broadcasting")

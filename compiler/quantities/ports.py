@@ -122,12 +122,22 @@ def _(call: Call, port: str) -> Any:
 @own("abs_sum", "sum of absolute weights", port=True)
 def _(call: Call, port: str) -> Any:
     """The largest sum of absolute values, less the zero point, over the outputs (axis 0) of a constant."""
+    return _abs_sum(call, port, 0)
+
+
+@own("abs_sum.*", "sum of absolute weights on axis", port=True)
+def _(call: Call, port: str, axis: str) -> Any:
+    """The same over the outputs along another axis."""
+    return _abs_sum(call, port, int(axis))
+
+
+def _abs_sum(call: Call, port: str, axis: int) -> float | None:
     array = _data(call, port)
-    if array is None or array.ndim == 0:
-        return None
     value = call.value(port)
-    zero = g.constant(storage(value).zero_point) if value is not None else None
-    wide = array.astype(np.float64).reshape(array.shape[0], -1)
+    if array is None or value is None or not -array.ndim <= axis < array.ndim:
+        return None
+    wide = np.moveaxis(array, axis, 0).astype(np.float64).reshape(array.shape[axis], -1)
+    zero = g.constant(storage(value).zero_point)
     if zero is not None:
         wide = wide - zero.astype(np.float64).reshape(-1, 1)
     return float(np.abs(wide).sum(axis=1).max(initial=0.0))

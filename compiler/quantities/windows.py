@@ -11,7 +11,8 @@ from tapeout.compiler.quantities.registry import REGISTRY, own
 
 
 def channels_last(call: Call) -> bool:
-    """True for our NWC, NHWC and NDHWC functions, whose X is [N, spatial..., C] and whose W is [O, spatial..., I/group]."""
+    """True for our NWC, NHWC and NDHWC functions, whose X is [N, spatial..., C] and whose W is [O,
+    spatial..., I/group]."""
     return call.node.op_type.endswith(("NWC", "NHWC", "NDHWC"))
 
 

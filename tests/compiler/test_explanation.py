@@ -88,11 +88,13 @@ def test_rounding_never_claims_all_or_nothing(share: float, text: str) -> None:
         ("(float[2,3,4] x, float[4,5] w) => (float[2,3,5] y) {y = MatMul(x, w)}", 2 * 3 * 4 * 5),
         ("(float[4,3] x, float[4,5] w) => (float[3,5] y) {y = Gemm<transA=1>(x, w)}", 3 * 4 * 5),
         (
-            '(float[2,3,4] x, float[2,4,5] w) => (float[2,3,5] y) {y = Einsum<equation="bij,bjk->bik">(x, w)}',
+            "(float[2,3,4] x, float[2,4,5] w) => (float[2,3,5] y)"
+            ' {y = Einsum<equation="bij,bjk->bik">(x, w)}',
             2 * 3 * 4 * 5,
         ),
         (
-            "(float[1,2,6,8] q, float[1,2,7,8] k, float[1,2,7,4] v) => (float[1,2,6,4] y) {y = Attention(q, k, v)}",
+            "(float[1,2,6,8] q, float[1,2,7,8] k, float[1,2,7,4] v) => (float[1,2,6,4] y)"
+            " {y = Attention(q, k, v)}",
             2 * 6 * 7 * (8 + 4),
         ),
         (
