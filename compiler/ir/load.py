@@ -56,7 +56,7 @@ def from_text(text: str, *, budget: Budget | None = None) -> ir.Model:
     """The same import from ONNX's text syntax. Raises as `load` does."""
     try:
         proto = onnx.parser.parse_model(text)
-    except onnx.parser.ParseError as error:
+    except (onnx.parser.ParseError, DecodeError) as error:
         raise InvalidModelError(f"the text is no ONNX model: {error}") from error
     return from_proto(proto, budget=budget)
 

@@ -65,7 +65,7 @@ class TensorReader:
         self.bytes += needed
         if self.bytes > self.budget.bytes:
             raise ResourceError(
-                f"the tensors of the model take more than {self.budget.bytes} bytes",
+                f"with {what} the tensors of the model take more than {self.budget.bytes} bytes",
                 hint="if the model is meant to be that large, raise Budget.bytes",
             )
         content = self._content(proto, dtype, needed, what)
