@@ -17,7 +17,10 @@ def inspect(artifact: Path) -> dict[str, Any]:
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise InvalidModelError(f"'{artifact.name}' is not a TFLite file: its identifier is not TFL3")
     try:
-        return _contents(s, s.Model.GetRootAs(data, 0), len(data))
+        model = s.Model.GetRootAs(data, 0)
+        if model.Version() != 3 or not model.SubgraphsLength():
+            raise ValueError(f"version {model.Version()} with {model.SubgraphsLength()} subgraphs")
+        return _contents(s, model, len(data))
     except Exception as error:
         raise InvalidModelError(f"'{artifact.name}' is damaged: {type(error).__name__}: {error}") from error
 

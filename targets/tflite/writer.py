@@ -1,7 +1,7 @@
 """Writes a TFLite file as a stream: first the tables, then every weight from where it lies, one at a time.
 
 Layout: `[tables][pad][uint32 length][bytes][pad][uint32 length][bytes]...`, weights at multiples of 16 bytes.
-A FlatBuffer refers to a vector by an unsigned distance forward, so the tables are built with a placeholder for
+A FlatBuffer refers to a vector by an unsigned distance forward: the tables are built with a placeholder for
 each `Buffer.data` and patched with the distance to where its weight will be. A file that would not end below
 2 GiB that way refers to weights by `Buffer.offset` and `Buffer.size` instead, as lying behind the FlatBuffer.
 Peak memory is the tables and one weight.
@@ -133,7 +133,7 @@ def _places(start: int, sizes: Sequence[int]) -> tuple[dict[int, int], int]:
 
 
 def _tables(file: File, sizes: Sequence[int], external: bool) -> tuple[bytearray, dict[int, int]]:
-    """The FlatBuffer without weights, and for each buffer with content the position of the slot that refers to
+    """The FlatBuffer without weights, and for each buffer with content the place of the slot that refers to
     it: a uint32 distance, or with `external` the uint64 place in the file."""
     b = flatbuffers.Builder(1 << 16)
     from_end: dict[int, int] = {}
