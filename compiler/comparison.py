@@ -87,12 +87,13 @@ class Comparison:
         """For people: the layers with the largest errors of their own first."""
         rows = [("tensor", "source nodes", "local", "accumulated", "SQNR dB", "")]
         for layer in sorted(self.layers, key=_local, reverse=True)[:limit]:
+            mark = "DEVIATES" if layer.deviates else ""
             names = ", ".join(layer.nodes[-2:]) + (
                 f" (+{len(layer.nodes) - 2})" if len(layer.nodes) > 2 else ""
             )
             rows.append((
                 _short(layer.tensor), _short(names), "-" if layer.local is None else number(layer.local),
-                number(layer.accumulated.relative), number(layer.accumulated.sqnr, ".1f"), "DEVIATES" if layer.deviates else "",
+                number(layer.accumulated.relative), number(layer.accumulated.sqnr, ".1f"), mark,
             ))  # fmt: skip
         return text_table(rows)
 

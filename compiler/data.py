@@ -94,8 +94,8 @@ class Data:
     def _check(self, arrays: dict[str, Array]) -> int:
         totals = {len(a) if a.ndim else 0 for a in arrays.values()}
         if len(totals) > 1:
-            raise UsageError(f"the data '{self.path}' has a different number of samples per input: "
-                             + ", ".join(f"'{k}' {len(a) if a.ndim else 0}" for k, a in arrays.items()))  # fmt: skip
+            found = ", ".join(f"'{k}' {len(a) if a.ndim else 0}" for k, a in arrays.items())
+            raise UsageError(f"the data '{self.path}' has a different number of samples per input: {found}")
         for value in self._inputs:
             name = value.name or ""
             arrays[name] = fitted(arrays[name], value, f"the data '{self.path}'")
@@ -267,8 +267,23 @@ def _draw(
 
 
 # Operators that hand integers on unchanged, from their first input.
-_CARRY = frozenset({"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Transpose", "Expand", "Slice", "Split", "Concat",
-                    "Gather", "Tile"})  # fmt: skip
+_CARRY = frozenset(
+    {
+        "Cast",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+        "Transpose",
+        "Expand",
+        "Slice",
+        "Split",
+        "Concat",
+        "Gather",
+        "Tile",
+    }
+)
 # Names by which exporters call inputs that are zeros and ones.
 _MASK = re.compile(r"mask|segment|token_type|(^|_)(is|has|use)_", re.IGNORECASE)
 

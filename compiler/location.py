@@ -55,7 +55,8 @@ class Fault:
         size = (
             "does not run or has another shape" if self.error == float("inf") else f"off by {self.error:.2e}"
         )
-        return f"first beyond tolerance: node {where or '(none named)'}, {size}, introduced by pass '{self.step}'"
+        where = where or "(none named)"
+        return f"first beyond tolerance: node {where}, {size}, introduced by pass '{self.step}'"
 
 
 def layouts(names: Iterable[ir.Value]) -> dict[str, tuple[str, tuple[int, ...]]]:

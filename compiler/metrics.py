@@ -61,8 +61,19 @@ def difference(reference: Array, found: Array) -> Difference:
     if not shapes or reference.dtype.kind in "OSU":
         equal = shapes and bool(np.array_equal(reference, found))
         bad = 0.0 if equal else math.inf
-        return Difference(bad, bad, math.inf if equal else -math.inf, 1.0 if equal else 0.0, None, equal, equal,
-                          reference.shape, found.shape, *names)  # fmt: skip
+        return Difference(
+            error=bad,
+            relative=bad,
+            sqnr=math.inf if equal else -math.inf,
+            cosine=1.0 if equal else 0.0,
+            argmax=None,
+            exact=equal,
+            pattern=equal,
+            shape=reference.shape,
+            found_shape=found.shape,
+            dtype=names[0],
+            found_dtype=names[1],
+        )
     a, b, same = _finite(reference, found)
     gap = a - b
     noise, power = float(np.vdot(gap, gap)), float(np.vdot(a, a))

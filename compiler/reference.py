@@ -35,7 +35,7 @@ class Reference:
 
     def __init__(self, model: Source, *, threads: int | None = None, optimized: bool = False) -> None:
         self._source = model
-        self._threads = threads or min(4, os.cpu_count() or 1)
+        self.threads = threads or min(4, os.cpu_count() or 1)
         self._optimized = optimized
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._sessions: dict[tuple[str, ...], Any] = {}
@@ -164,7 +164,7 @@ class Reference:
         key = () if set(names) <= set(self.outputs()) else names
         if key in self._sessions:
             return self._sessions[key]
-        session = open_session(self._payload(key), self._base, self._threads, self._optimized)
+        session = open_session(self._payload(key), self._base, self.threads, self._optimized)
         for old in [k for k in self._sessions if k]:  # at most one session with extra outputs is kept
             del self._sessions[old]
         self._sessions[key] = session

@@ -68,8 +68,8 @@ class Regions:
         return self._found[target]
 
     def run(self, targets: Sequence[str], fetch: Fetch) -> Iterator[tuple[str, Array | None, Array]]:
-        """For each target: its name, what its region computes from the known values (None where it does not run),
-        and the known value itself. Parts of bounded size are run together."""
+        """For each target: its name, what its region computes from the known values (None where it does not
+        run), and the known value itself. Parts of bounded size are run together."""
         part: list[str] = []
         values: dict[str, Array] = {}
         for target in targets:

@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tapeout.compiler import artifact as files
 from tapeout.compiler.errors import (
     BudgetError,
     UsageError,
 )
-from tapeout.compiler.target import Target
+from tapeout.compiler.pipeline import History
+from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
 from tapeout.questions import Timing, Verified, bench, compare, explain, inspect, verify
-from tapeout.road import Model, Prepared, Wish, choose, legalize, placement, prepare, refuse
+from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, placement, prepare, refuse
+
+if TYPE_CHECKING:
+    from tapeout.compiler.declaration import Acceptance
 
 Notify = Callable[[str], None]
 Shapes = Mapping[str, Sequence[int]]
@@ -30,6 +34,8 @@ __all__ = [
 ]  # fmt: skip
 
 MANIFEST = "tapeout.manifest/1"
+# Requirements of the command line, which make no difference to an artifact.
+FACE = ("typer", "rich")
 REPORT = "tapeout.report/1"
 
 
@@ -79,74 +85,48 @@ def export(
     argmax: at least; error, relative: at most), `max_size` is in bytes, `jobs` bounds threads. Files appear
     whole or not at all.
 
-    Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError, ResourceError,
-    OutputError (each with `.exit_code`).
+    Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
+    ResourceError, OutputError (each with `.exit_code`).
     """
     with failures():
         clock = _Clock(notify)
         chosen, request = choose(target, device, quantize, options)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
-        place = files.check_output(Path(output) if output is not None else Path(_stem(model) + chosen.suffix))
-        if isinstance(model, str | os.PathLike) and os.path.realpath(model) == str(place):
-            raise UsageError(
-                f"the output '{place.name}' is the model itself", hint="choose another name with -o"
-            )
-        manifest_place, report_place = _beside(place, ".manifest.json"), _beside(place, ".report.json")
-        depfile_place = None if depfile is None else files.check_output(Path(depfile))
-        all_places = [place, report_place, manifest_place, *([depfile_place] if depfile_place else [])]
-        for each in all_places[1:]:
-            files.check_output(each)
-
+        places = _places(model, output, depfile, chosen)
         with clock("read"):
             prepared = prepare(model, wish)
-        source = _summary(prepared)
-        read = _Later(lambda: [files.digest(f) for f in prepared.files])
+        digests = _Later(lambda: [files.digest(f) for f in prepared.files])
+        report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared)}
         with clock("passes"):
             history, acceptance = legalize(prepared.model, chosen, request)
         refuse(acceptance, chosen)
-        manifest: dict[str, Any] = {
-            "schema": MANIFEST,
-            "target": chosen.name,
-            "device": request.device,
-            "scheme": request.scheme,
-            "options": dict(sorted(request.options.items())),
-            "wish": {
-                "shape": {k: list(v) for k, v in wish.shape.items()},
-                "layout": dict(wish.layout),
-                "outputs": list(wish.outputs),
-            },
-            "inputs": [
-                {"name": p.name, "sha256": d, "bytes": n}
-                for p, (d, n) in zip(prepared.files, read.result(), strict=True)
-            ],
-            "packages": _packages(),
-            "passes": [{"name": s.name, "changes": s.count} for s in history.steps],
-            "placement": placement(acceptance),
-            "interface": _interface(prepared),
-        }
-        report: dict[str, Any] = {
-            "schema": REPORT,
-            "source": source,
-            "passes": [
-                {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
-            ],
-        }
-        if dry_run:
-            report |= {"seconds": clock.seconds, "host": _host()}
-            return Export(place, manifest, report, all_places)
+        report["passes"] = [
+            {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
+        ]
+        manifest = _manifest(chosen, request, wish, prepared, history, acceptance)
 
         with files.Stage() as stage:
-            with clock("emit"), stage.open(place) as sink:
-                chosen.emit(prepared.model, sink, request)  # type: ignore[arg-type]
-            manifest["artifact"] = {"name": place.name, "sha256": sink.digest, "bytes": sink.size}
-            if max_size is not None and sink.size > max_size:
-                raise BudgetError(f"the artifact has {sink.size:,} bytes, at most {max_size:,} are allowed",
-                                  hint="--quantize float16 halves the weights" if request.scheme == "float32" else None)  # fmt: skip
+            if not dry_run:
+                with clock("emit"), stage.open(places.artifact) as sink:
+                    chosen.emit(prepared.model, sink, request)  # type: ignore[arg-type]
+                manifest["artifact"] = {
+                    "name": places.artifact.name,
+                    "sha256": sink.digest,
+                    "bytes": sink.size,
+                }
+                _within(sink.size, max_size, request)
+            manifest["inputs"] = [
+                {"name": p.name, "sha256": d, "bytes": n}
+                for p, (d, n) in zip(prepared.files, digests.result(), strict=True)
+            ]
+            if dry_run:
+                report |= {"seconds": clock.seconds, "host": _host()}
+                return Export(places.shown, manifest, report, places.all())
             report["proof"] = {"proven": [], "unproven": True}
             if verify or require_proof or gates:
                 from tapeout.proof import Claim, judge, locate, prove
 
-                claim = Claim(model, wish, prepared, chosen, request, stage.path(place), data, jobs)
+                claim = Claim(model, wish, prepared, chosen, request, stage.path(places.artifact), data, jobs)
                 with clock("verify"):
                     proof = prove(claim)
                 report["verification"] = proof.as_json() if proof else None
@@ -154,19 +134,82 @@ def export(
                 error = judge(proof, gates or {}, require_proof, claim)
                 if error is not None:
                     if proof is not None and not proof.holds:
-                        error = locate(error, claim, proof)
+                        with clock("locate"):
+                            error = locate(error, claim, proof)
                     if keep_rejected:
-                        stage.redirect(place, _beside(place, ".rejected"))
+                        stage.redirect(places.artifact, _beside(places.artifact, ".rejected"))
                         stage.publish()
                     raise error
             report |= {"seconds": clock.seconds, "host": _host()}
-            stage.write(report_place, files.json_bytes(report))
-            if depfile_place is not None:
-                stage.write(depfile_place, files.depfile(place, prepared.files))
-            stage.write(manifest_place, files.json_bytes(manifest))
-            with clock("write"):
-                stage.publish()
-        return Export(place, manifest, report, all_places)
+            stage.write(places.report, files.json_bytes(report))
+            if places.depfile is not None:
+                stage.write(places.depfile, files.depfile(places.shown, prepared.files))
+            stage.write(places.manifest, files.json_bytes(manifest))
+            stage.publish()
+        return Export(places.shown, manifest, report, places.all())
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where an export writes: `artifact` and what lies beside it; `shown` is the artifact as the user wrote
+    it."""
+
+    shown: Path
+    artifact: Path
+    report: Path
+    manifest: Path
+    depfile: Path | None
+
+    def all(self) -> list[Path]:
+        """Every file, as the user would write it."""
+        beside = [_beside(self.shown, ".report.json"), _beside(self.shown, ".manifest.json")]
+        return [self.shown, *beside, *([self.depfile] if self.depfile is not None else [])]
+
+
+def _places(
+    model: Model,
+    output: str | os.PathLike[str] | None,
+    depfile: str | os.PathLike[str] | None,
+    target: Target,
+) -> _Places:
+    """Raises UsageError or OutputError where one of them cannot be written or is the model itself."""
+    shown = Path(output) if output is not None else Path(_stem(model) + target.suffix)
+    place = files.check_output(shown)
+    beside = [files.check_output(_beside(place, suffix)) for suffix in (".report.json", ".manifest.json")]
+    listed = None if depfile is None else files.check_output(Path(depfile))
+    if isinstance(model, str | os.PathLike) and os.path.realpath(model) in map(str, (place, *beside, listed)):
+        raise UsageError(f"the output '{shown}' is the model itself", hint="choose another name with -o")
+    if listed in (place, *beside):
+        raise UsageError(f"the dependency file '{depfile}' is an output of the export itself")
+    return _Places(shown, place, beside[0], beside[1], listed)
+
+
+def _within(size: int, most: int | None, request: Request) -> None:
+    if most is not None and size > most:
+        half = "--quantize float16 halves the weights" if request.scheme == "float32" else None
+        raise BudgetError(f"the artifact has {size:,} bytes, at most {most:,} are allowed", hint=half)
+
+
+def _manifest(
+    target: Target, request: Request, wish: Wish, prepared: Prepared, history: History, acceptance: Acceptance
+) -> dict[str, Any]:
+    """What went into the artifact: the same for the same input, options and versions, wherever it is made."""
+    return {
+        "schema": MANIFEST,
+        "target": target.name,
+        "device": request.device,
+        "scheme": request.scheme,
+        "options": dict(sorted(request.options.items())),
+        "wish": {
+            "shape": {k: list(v) for k, v in sorted(wish.shape.items())},
+            "layout": dict(sorted(wish.layout.items())),
+            "outputs": list(wish.outputs),
+        },
+        "packages": _packages(),
+        "passes": [{"name": s.name, "changes": s.count} for s in history.steps],
+        "placement": placement(acceptance),
+        "interface": _interface(prepared),
+    }
 
 
 class _Clock:
@@ -224,6 +267,7 @@ def _packages() -> dict[str, str]:
 
     found: dict[str, str] = {}
     required = [re.split(r"[^\w.-]", r)[0] for r in metadata.requires("tapeout") or () if "extra ==" not in r]
+    required = [r for r in required if r not in FACE]
     for name in ("tapeout", *sorted(required)):
         try:
             found[name] = metadata.version(name)
@@ -249,7 +293,7 @@ def _interface(prepared: Prepared) -> dict[str, Any]:
         shape = g.dims(value)
         return {
             "name": value.name,
-            "dtype": value.dtype.name.lower() if value.dtype is not None else "unknown",
+            "dtype": dtype_name(value),
             "shape": None if shape is None else list(shape),
         }
 

@@ -62,8 +62,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _failed(error: BaseException, as_json: bool) -> int:
     """Say what went wrong, as text and where asked as JSON; the exit code."""
-    from tapeout.api import failures
     from tapeout.compiler.errors import TapeoutError
+    from tapeout.failures import failures
 
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else INTERNAL

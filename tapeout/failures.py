@@ -26,5 +26,5 @@ def failures() -> Iterator[None]:
     except Exception as error:
         raise InternalError(
             f"{type(error).__name__}: {error}",
-            hint="this is a fault of tapeout: please report it with the model (TAPEOUT_TRACEBACK=1 shows where)",
+            hint="a fault of tapeout: please report it with the model (TAPEOUT_TRACEBACK=1 shows where)",
         ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler import data as inputs
@@ -29,8 +30,8 @@ GATES = {"sqnr": "min", "cosine": "min", "argmax": "min", "error": "max", "relat
 
 @dataclass(frozen=True)
 class Claim:
-    """An artifact, and the model and wishes that it is said to fulfil. `prepared` may have been through passes:
-    of it only the interface is used."""
+    """An artifact, and the model and wishes that it is said to fulfil. `prepared` may have been through
+    passes: of it only the interface is used."""
 
     model: Model
     wish: Wish
@@ -109,8 +110,10 @@ def judge(
     where = f"{claim.target.name} on {claim.request.device}"
     if proof is None:
         if require_proof or gates:
-            return AccuracyError(f"nothing here can run the artifact for {where}: it is unproven",
-                                 hint="without --require-proof and --gate it is written all the same")  # fmt: skip
+            return AccuracyError(
+                f"nothing here can run the artifact for {where}: it is unproven",
+                hint="without --require-proof and --gate it is written all the same",
+            )
         return None
     if proof.failure is not None:
         return AccuracyError(f"the artifact does not run: {proof.failure}")
@@ -125,7 +128,8 @@ def judge(
             if value is not None and (value < bound if GATES[metric] == "min" else value > bound):
                 side = "at least" if GATES[metric] == "min" else "at most"
                 return AccuracyError(
-                    f"output '{entry.output}': {metric} {number(value, '.6g')}, {side} {bound:g} is asked for ({entry.runtime})"
+                    f"output '{entry.output}' on {entry.runtime}: {metric} {number(value, '.6g')}, "
+                    f"{side} {bound:g} is asked for"
                 )
     return None
 
@@ -142,8 +146,8 @@ def describe(entry: Entry, proof: Verification) -> str:
     if entry.tolerance == 0:
         return f"{where} differs by up to {number(d.error)}, expected equal"
     return (
-        f"{where} is off by {number(d.relative)} of the largest value, at most {number(entry.tolerance)} is allowed "
-        f"({proof.data} data, sample {entry.sample})"
+        f"{where} is off by {number(d.relative)} of the largest value, "
+        f"at most {number(entry.tolerance)} is allowed ({proof.data} data, sample {entry.sample})"
     )
 
 
@@ -175,7 +179,7 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
         return error
     return AccuracyError(
         f"{error.message}; {fault.describe()}",
-        hint="this is a fault of tapeout or of the runtime: please report it with the model; --keep-rejected keeps the file",
+        hint="a fault of tapeout or of the runtime: please report it; --keep-rejected keeps the file",
         nodes=fault.nodes,
     )
 
@@ -209,7 +213,9 @@ def interface_model(manifest: Mapping[str, Any], artifact: Path) -> ir.Model:
         raise UsageError(f"there is no manifest beside '{artifact}'", hint="name the model with --against")
     values = [
         ir.Value(
-            name=i["name"], type=ir.TensorType(ir.DataType[i["dtype"].upper()]), shape=ir.Shape(i["shape"])
+            name=i["name"],
+            type=ir.TensorType(ir.DataType.from_numpy(np.dtype(i["dtype"]))),
+            shape=ir.Shape(i["shape"]),
         )
         for i in known
     ]

@@ -15,7 +15,7 @@ from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
 from tapeout.compiler.target import Request, Target, targets
 from tapeout.compiler.target import target as find_target
 from tapeout.failures import failures
-from tapeout.road import Model, Prepared, Wish, choose, legalize, prepare
+from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, prepare
 
 if TYPE_CHECKING:
     from tapeout.compiler.comparison import Comparison
@@ -76,9 +76,9 @@ def verify(
 ) -> Verified:
     """Run `artifact` on its target's own runtimes against the model it was made from.
 
-    What it was made with (target, device, scheme, shapes, layouts, outputs) is read from its manifest; without one,
-    the target follows from the file's suffix. `data` and `gates` as for `export`; at most `samples` samples
-    are run. Raises AccuracyError where a bound does not hold, unless `raising` is False.
+    What it was made with (target, device, scheme, shapes, layouts, outputs) is read from its manifest;
+    without one, the target follows from the file's suffix. `data` and `gates` as for `export`; at most
+    `samples` samples are run. Raises AccuracyError where a bound does not hold, unless `raising` is False.
     """
     from tapeout.proof import Claim, judge, locate, prove
 
@@ -172,7 +172,7 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
         dims = g.dims(value)
         return {
             "name": value.name,
-            "dtype": value.dtype.name.lower() if value.dtype is not None else "unknown",
+            "dtype": dtype_name(value),
             "shape": None if dims is None else list(dims),
         }
 

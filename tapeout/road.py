@@ -55,7 +55,7 @@ def choose(
         raise UsageError(f"target '{found.name}' has no device '{device}'; it has {', '.join(found.devices)}")
     if scheme not in found.schemes:
         raise UsageError(
-            f"target '{found.name}' does not offer the scheme '{scheme}'; it offers {', '.join(found.schemes)}"
+            f"target '{found.name}' does not offer '{scheme}'; it offers {', '.join(found.schemes)}"
         )
     return found, Request(scheme=scheme, device=device, options=dict(options or {}))
 
@@ -77,7 +77,7 @@ def prepare(model: Model, wish: Wish) -> Prepared:
 
         if not isinstance(model, onnx.ModelProto | ir.Model):
             raise UsageError(
-                f"the model is a {type(model).__name__}; expected a path, an onnx.ModelProto or an onnx_ir.Model"
+                f"the model is a {type(model).__name__}; expected a path, onnx.ModelProto or onnx_ir.Model"
             )
         loaded = from_proto(model if isinstance(model, onnx.ModelProto) else ir.to_proto(model))
         files = []
@@ -119,3 +119,10 @@ def placement(acceptance: Acceptance) -> dict[str, int]:
         name = row.lower or row.op
         counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def dtype_name(value: ir.Value) -> str:
+    """The dtype as NumPy calls it: "float32"."""
+    if value.dtype is None or value.dtype == ir.DataType.STRING:
+        return "unknown" if value.dtype is None else "string"
+    return str(value.dtype.numpy().name)

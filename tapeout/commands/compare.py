@@ -41,7 +41,7 @@ def compare(
     print(found.table(limit))
     first, worst, furthest = found.first, found.worst, found.furthest
     print(
-        f"\n{len(found.layers)} tensors on {found.runtime}; {found.hidden} source tensors lie inside fused operators"
+        f"\n{len(found.layers)} tensors on {found.runtime}; {found.hidden} source tensors lie inside fusions"
     )
     if worst is not None and furthest is not None:
         print(

@@ -23,7 +23,9 @@ def export(
     model: o.ModelPath,
     target: o.TargetName = "tflite",
     device: o.Device = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="The artifact.", show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="The artifact.", show_default=False)
+    ] = None,
     quantize: o.Scheme = None,
     shape: o.Shape = None,
     layout: o.Layout = None,
@@ -31,25 +33,52 @@ def export(
     option: o.TargetOption = None,
     data: o.DataPath = None,
     gate: o.Gate = None,
-    max_size: Annotated[str | None, typer.Option("--max-size", metavar="N", help="Fail above this size.", show_default=False)] = None,
-    require_proof: Annotated[bool, typer.Option("--require-proof", help="Fail where no runtime could prove it.")] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without checking the numbers.")] = False,
-    keep_rejected: Annotated[bool, typer.Option("--keep-rejected", help="Leave OUT.rejected where the check fails.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop before writing; say what would be written.")] = False,
-    depfile: Annotated[Path | None, typer.Option("--depfile", metavar="F", help="List the files read, for make.", show_default=False)] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", metavar="N", help="Fail above this size.", show_default=False)
+    ] = None,
+    require_proof: Annotated[
+        bool, typer.Option("--require-proof", help="Fail where no runtime could prove it.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Write without checking the numbers.")
+    ] = False,
+    keep_rejected: Annotated[
+        bool, typer.Option("--keep-rejected", help="Leave OUT.rejected where the check fails.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Stop before writing; say what would be written.")
+    ] = False,
+    depfile: Annotated[
+        Path | None,
+        typer.Option("--depfile", metavar="F", help="List the files read, for make.", show_default=False),
+    ] = None,
     jobs: o.Jobs = None,
     as_json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     from tapeout import api
 
     with o.progress(as_json) as notify:
         result = api.export(
-            model, target, device=device, output=output, quantize=quantize, shape=o.shapes(shape),
-            layout=o.pairs(layout, "--layout", "NAME=NHWC"), outputs=o.names(outputs),
-            options=o.pairs(option, "--option", "KEY=VALUE"), data=data, gates=o.gates(gate), max_size=o.size(max_size),
-            verify=not no_verify, require_proof=require_proof, keep_rejected=keep_rejected, dry_run=dry_run,
-            depfile=depfile, jobs=jobs, notify=notify,
-        )  # fmt: skip
+            model,
+            target,
+            device=device,
+            output=output,
+            quantize=quantize,
+            shape=o.shapes(shape),
+            layout=o.pairs(layout, "--layout", "NAME=NHWC"),
+            outputs=o.names(outputs),
+            options=o.pairs(option, "--option", "KEY=VALUE"),
+            data=data,
+            gates=o.gates(gate),
+            max_size=o.size(max_size),
+            verify=not no_verify,
+            require_proof=require_proof,
+            keep_rejected=keep_rejected,
+            dry_run=dry_run,
+            depfile=depfile,
+            jobs=jobs,
+            notify=notify,
+        )
     o.say(summary(model, result, dry_run))
     if as_json:
         o.print_json({
@@ -74,15 +103,16 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         lines.append(f"would write {', '.join(map(str, result.outputs))}")
     else:
         size = manifest["artifact"]["bytes"]
-        lines.append(
-            f"{result.artifact}: {manifest['target']} ({manifest['scheme']}), {operators} operators, {o.bytes_text(size)}"
-        )
+        made = f"{manifest['target']} ({manifest['scheme']}), {operators} operators"
+        lines.append(f"{result.artifact}: {made}, {o.bytes_text(size)}")
     checked = report.get("verification")
     if checked and checked["outputs"]:
         worst = max(checked["outputs"], key=lambda e: e["relative"])
+        how = f"{checked['samples']} samples ({checked['data']})"
+        lines.append(f"verified on {', '.join(checked['proven'])}: {how}")
         lines.append(
-            f"verified on {', '.join(checked['proven'])}: {checked['samples']} samples ({checked['data']}), "
-            f"largest error {number(worst['relative'])} of the largest value ('{worst['output']}', allowed {number(worst['tolerance'])})"
+            f"largest error {number(worst['relative'])} of the largest value, "
+            f"{number(worst['tolerance'])} allowed, at '{worst['output']}'"
         )
     elif not dry_run:
         lines.append(f"unproven: it was not run on any runtime for {manifest['target']} {manifest['device']}")

@@ -35,6 +35,5 @@ def targets(as_json: o.Json = False) -> None:
         if "error" in entry:
             o.say(f"{entry['name']}: {entry['error']}")
         else:
-            print(
-                f"{entry['name']}: devices {', '.join(entry['devices'])}; schemes {', '.join(entry['schemes'])}"
-            )
+            devices, schemes = ", ".join(entry["devices"]), ", ".join(entry["schemes"])
+            print(f"{entry['name']}: devices {devices}; schemes {schemes}")

@@ -1,4 +1,5 @@
-"""Faults as they happen in passes and lowerings: each edits a graph in one place and says whose numbers it spoils."""
+"""Faults as they happen in passes and lowerings: each edits a graph in one place and says whose numbers it
+spoils."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from onnx_ir.convenience import convert_attribute
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
 
-# Spoils one place of a graph and returns the origin of the node that now computes something else; None where the
-# graph has no such place. The random generator chooses among places.
+# Spoils one place of a graph and returns the origin of the node that now computes something else; None where
+# the graph has no such place. The random generator chooses among places.
 Fault = Callable[[ir.Model, np.random.Generator], "tuple[str, ...] | None"]
 KINDS: dict[str, Fault] = {}
 
@@ -23,7 +24,8 @@ def kind(function: Fault) -> Fault:
 
 
 def _nodes(model: ir.Model, *ops: str, where: Callable[[ir.Node], bool] = lambda node: True) -> list[ir.Node]:
-    """Candidates; a domain `tapeout` operator counts as the ONNX operator it replaces ("ConvNHWC" as "Conv")."""
+    """Candidates; a domain `tapeout` operator counts as the ONNX operator it replaces ("ConvNHWC" as
+    "Conv")."""
     names = {*ops, *(f"{op}NHWC" for op in ops)}
     if "Gemm" in ops or "MatMul" in ops:
         names.add("FullyConnected")
@@ -66,7 +68,7 @@ def _retype(node: ir.Node, op_type: str, **attributes: object) -> tuple[str, ...
     return origin(node)
 
 
-# --- weights and constants -------------------------------------------------------------------------------------
+# --- weights and constants ---------------------------------------------------------------------------------
 
 
 @kind
@@ -156,7 +158,7 @@ def constant_changed(model: ir.Model, rng: np.random.Generator) -> tuple[str, ..
     return origin(node)
 
 
-# --- attributes ------------------------------------------------------------------------------------------------
+# --- attributes --------------------------------------------------------------------------------------------
 
 
 @kind
@@ -243,7 +245,7 @@ def epsilon_wrong(model: ir.Model, rng: np.random.Generator) -> tuple[str, ...] 
     return None if node is None else _set(node, "epsilon", 0.1)
 
 
-# --- operators and operands ------------------------------------------------------------------------------------
+# --- operators and operands --------------------------------------------------------------------------------
 
 
 @kind
@@ -307,8 +309,15 @@ def pooling_wrong(model: ir.Model, rng: np.random.Generator) -> tuple[str, ...] 
     node = _pick(_nodes(model, "AveragePool", "MaxPool", "ReduceMean", "ReduceMax", "GlobalAveragePool"), rng)
     if node is None:
         return None
-    wrong = {"AveragePool": "MaxPool", "MaxPool": "AveragePool", "AveragePoolNHWC": "MaxPoolNHWC", "MaxPoolNHWC": "AveragePoolNHWC",
-             "ReduceMean": "ReduceMax", "ReduceMax": "ReduceMean", "GlobalAveragePool": "GlobalMaxPool"}  # fmt: skip
+    wrong = {
+        "AveragePool": "MaxPool",
+        "MaxPool": "AveragePool",
+        "AveragePoolNHWC": "MaxPoolNHWC",
+        "MaxPoolNHWC": "AveragePoolNHWC",
+        "ReduceMean": "ReduceMax",
+        "ReduceMax": "ReduceMean",
+        "GlobalAveragePool": "GlobalMaxPool",
+    }
     op_type = wrong[node.op_type]
     if node.domain == "tapeout" and not any(k[1] == op_type for k in model.functions):
         return None

@@ -35,10 +35,27 @@ vision (float[1,3,16,16] image) => (float[1,10] scores, float[1,8,8,8] features)
 }
 """
 VISION_WEIGHTS: dict[str, tuple[int, ...]] = {
-    "mean": (1, 3, 1, 1), "deviation": (1, 3, 1, 1), "w0": (8, 3, 3, 3), "b0": (8,), "g0": (8,), "h0": (8,), "m0": (8,), "v0": (8,),
-    "w1": (8, 8, 3, 3), "b1": (8,), "w2": (8, 8, 1, 1), "b2": (8,), "w3": (8, 1, 3, 3), "b3": (8,), "w4": (8, 16, 1, 1), "b4": (8,),
-    "w5": (32, 128), "b5": (32,), "w6": (10, 32), "b6": (10,),
-}  # fmt: skip
+    "mean": (1, 3, 1, 1),
+    "deviation": (1, 3, 1, 1),
+    "w0": (8, 3, 3, 3),
+    "b0": (8,),
+    "g0": (8,),
+    "h0": (8,),
+    "m0": (8,),
+    "v0": (8,),
+    "w1": (8, 8, 3, 3),
+    "b1": (8,),
+    "w2": (8, 8, 1, 1),
+    "b2": (8,),
+    "w3": (8, 1, 3, 3),
+    "b3": (8,),
+    "w4": (8, 16, 1, 1),
+    "b4": (8,),
+    "w5": (32, 128),
+    "b5": (32,),
+    "w6": (10, 32),
+    "b6": (10,),
+}
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -91,14 +108,36 @@ text (int64[1,12] ids, float[1,12] attention_mask) => (float[1,6] logits)
 }
 """
 TEXT_WEIGHTS: dict[str, tuple[int, ...]] = {
-    "table": (50, 16), "positions": (20, 16), "gamma": (16,), "beta": (16,), "wq": (16, 16), "wk": (16, 16), "wv": (16, 16),
-    "wo": (16, 16), "wu": (16, 32), "bu": (32,), "wd": (32, 16), "wh": (16, 6), "bh": (6,),
-}  # fmt: skip
+    "table": (50, 16),
+    "positions": (20, 16),
+    "gamma": (16,),
+    "beta": (16,),
+    "wq": (16, 16),
+    "wk": (16, 16),
+    "wv": (16, 16),
+    "wo": (16, 16),
+    "wu": (16, 32),
+    "bu": (32,),
+    "wd": (32, 16),
+    "wh": (16, 6),
+    "bh": (6,),
+}
 TEXT_CONSTANTS = {
-    "from": np.array([3]), "to": np.array([15]), "axis0": np.array([0]), "two": np.float32(2), "eps": np.float32(1e-5),
-    "heads": np.array([1, 12, 4, 4]), "factor": np.float32(0.5), "axes12": np.array([1, 2]), "low": np.float32(-1e4),
-    "joined": np.array([1, 12, 16]), "root2": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5), "index": np.array(4),
-}  # fmt: skip
+    "from": np.array([3]),
+    "to": np.array([15]),
+    "axis0": np.array([0]),
+    "two": np.float32(2),
+    "eps": np.float32(1e-5),
+    "heads": np.array([1, 12, 4, 4]),
+    "factor": np.float32(0.5),
+    "axes12": np.array([1, 2]),
+    "low": np.float32(-1e4),
+    "joined": np.array([1, 12, 16]),
+    "root2": np.float32(2**0.5),
+    "one": np.float32(1),
+    "half": np.float32(0.5),
+    "index": np.array(4),
+}
 VISION_CONSTANTS = {"zero": np.float32(0), "six": np.float32(0.8), "flat_shape": np.array([1, -1])}
 
 

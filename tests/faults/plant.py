@@ -40,7 +40,8 @@ class Spoiled:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One planted fault: `where` is the pass (or "emission"), `spoiled` the source nodes, `error` what was raised."""
+    """One planted fault: `where` is the pass (or "emission"), `spoiled` the source nodes, `error` what was
+    raised."""
 
     kind: str
     network: str
@@ -70,7 +71,8 @@ class Outcome:
     def __str__(self) -> str:
         state = "ok  " if self.right else "MISS"
         text = "" if self.right else f"  <- {self.error}"
-        return f"{state} {self.kind:24} {self.network:10} in {self.where:16} at {', '.join(self.spoiled[:3])}{text}"
+        where = f"in {self.where:16} at {', '.join(self.spoiled[:3])}"
+        return f"{state} {self.kind:24} {self.network:10} {where}{text}"
 
 
 def spoil(target: Target, request: Request, place: int, kind: str, seed: int) -> tuple[Target, Spoiled]:
