@@ -1,4 +1,5 @@
-"""Channels-last tensors wherever operators want them, with the fewest bytes moved by Transposes over the whole graph."""
+"""Channels-last tensors wherever operators want them, with the fewest bytes moved by Transposes over the
+whole graph."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ LAST_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "TopK")
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """Convolutions, pools and their like become channels-last functions (`layout/functions.py`); all other nodes get
-    the axis order with which Transposes move the fewest bytes.
+    """Convolutions, pools and their like become channels-last functions (`layout/functions.py`); all other
+    nodes get the axis order with which Transposes move the fewest bytes.
 
-    Inputs and outputs keep their layout, except those in `layouts` (name -> "NHWC"), whose shape changes with it.
-    Operators named in `last_axis` are given their axis last, whatever order the source has.
+    Inputs and outputs keep their layout, except those in `layouts` (name -> "NHWC"), whose shape changes with
+    it. Operators named in `last_axis` are given their axis last, whatever order the source has.
     """
 
     layouts: Mapping[str, str] = field(default_factory=dict)

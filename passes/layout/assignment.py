@@ -1,13 +1,14 @@
 """Axis orders for all tensors of a graph at once, such that Transposes move the fewest bytes.
 
-Every node that is no view picks an order; a root tensor is stored as its producer makes it, and once more for each
-other sequence of atoms in which someone reads it. The cost of a root is its bytes for each such copy.
+Every node that is no view picks an order; a root tensor is stored as its producer makes it, and once more for
+each other sequence of atoms in which someone reads it. The cost of a root is its bytes for each such copy.
 
-An *expansion* takes a proposal (an order for some nodes, grown from a seed by asking what each neighbour must do to
-get along without a Transpose) and lets every node of it keep its order or take the proposed one. That choice is a
-minimum cut, so it is exact: where nodes have two orders to choose from (the source's and the channels-last, in every
-graph whose own Transposes do not ask for more) one expansion gives the global optimum. Where there are more, further
-expansions start at each Transpose that is left, until none helps (Boykov, Veksler, Zabih, PAMI 2001).
+An *expansion* takes a proposal (an order for some nodes, grown from a seed by asking what each neighbour must
+do to get along without a Transpose) and lets every node of it keep its order or take the proposed one. That
+choice is a minimum cut, so it is exact: where nodes have two orders to choose from (the source's and the
+channels-last, in every graph whose own Transposes do not ask for more) one expansion gives the global
+optimum. Where there are more, further expansions start at each Transpose that is left, until none helps
+(Boykov, Veksler, Zabih, PAMI 2001).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
 from tapeout.passes.layout import functions
+from tapeout.passes.layout.freedom import Operator, Order, Port, identity
 from tapeout.passes.layout.minimum_cut import SINK, SOURCE, Network
-from tapeout.passes.layout.operators import Operator, Order, Port, describe, identity
+from tapeout.passes.layout.operators import describe
 from tapeout.passes.layout.views import Form, Group, Root, View, Views, flat
 
 
@@ -41,7 +42,8 @@ _CANDIDATES[3] = ((0, 2, 1), (0, 1, 2))
 
 @dataclass(slots=True, eq=False)
 class Use:
-    """A place where a root is made or read, as `view` of it, by `member` (None: a graph's input or output)."""
+    """A place where a root is made or read, as `view` of it, by `member` (None: a graph's input or
+    output)."""
 
     member: Member | None
     view: View
@@ -229,7 +231,8 @@ class Problem:
     def grow(
         self, seeds: Mapping[Member, Mode | None], tensors: Iterable[tuple[Tensor, Use]] = ()
     ) -> dict[Member, Mode | None]:
-        """The proposal that all neighbours of `seeds`, and of `tensors` stored as at the given use, get along."""
+        """The proposal that all neighbours of `seeds`, and of `tensors` stored as at the given use, get
+        along."""
         proposal = dict(seeds)
         stored: set[Root] = set()
         queue = deque(proposal)
@@ -269,7 +272,8 @@ class Problem:
                 queue.append(member)
 
     def expand(self, proposal: Mapping[Member, Mode | None]) -> bool:
-        """Let every node keep its mode or take the proposed one, at the least total cost. True if that helped."""
+        """Let every node keep its mode or take the proposed one, at the least total cost. True if that
+        helped."""
         variables = {
             m: i for i, m in enumerate(m for m, p in proposal.items() if p != self.modes[m] and m.free)
         }
@@ -350,8 +354,8 @@ def _copy_cost(
     takers = [v for v, taken in readers if v is not None and taken]
     keepers = [v for v, taken in readers if v is not None and not taken]
     always = (None, True) in readers or not set(takers).isdisjoint(keepers)
-    # A maker and readers that want the form in the same case have no exact arcs, nor have readers that want it in
-    # opposite cases: the bound from above stands in, and the true cost decides afterwards.
+    # A maker and readers that want the form in the same case have no exact arcs, nor have readers that want
+    # it in opposite cases: the bound from above stands in, and the true cost decides afterwards.
     if maker is None or missing_kept == missing_taken:
         if not always:
             _any_taken(network, cost, takers, SINK)
@@ -386,7 +390,8 @@ def _any_kept(network: Network, cost: int, readers: list[int], maker: int) -> No
 
 
 def _mode(member: Member, use: Use, sequence: Group, known: tuple[int | None, ...] | None) -> Mode | None:
-    """The mode in which `member` has `use` stored in `sequence`; `known`, its own axes where a neighbour knows."""
+    """The mode in which `member` has `use` stored in `sequence`; `known`, its own axes where a neighbour
+    knows."""
     operator, port = member.operator, use.port
     assert operator is not None
     if port is None:
@@ -422,6 +427,8 @@ def _row_mode(operator: Operator, use: Use, sequence: Group) -> Mode | None:
     if count and set(sequence[-count:]) != set(rows):
         return None
     ends = sequence[len(sequence) - count :]
+    if ends != rows and not all(isinstance(a.size, int) for a in rows):
+        return None
     place = {atom: i for i, atom in enumerate(sequence)}
     keys, after = [], -1
     for group in lead:
@@ -434,20 +441,18 @@ def _row_mode(operator: Operator, use: Use, sequence: Group) -> Mode | None:
 
 def captured(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
     """The values of `graph` that the subgraphs of `node` read."""
-    if not g.has_subgraph(node):
-        return []
     found: dict[ir.Value, None] = {}
-    for a in node.attributes.values():
-        subs = (
-            (a.value,)
-            if a.type == ir.AttributeType.GRAPH
-            else a.value
-            if a.type == ir.AttributeType.GRAPHS
-            else ()
-        )
-        for sub in subs:
-            for each in (sub, *sub.subgraphs()):
-                for value in (*each.outputs, *(v for n in each for v in n.inputs if v is not None)):
-                    if value is not None and value.graph is graph:
-                        found[value] = None
+    for each in inner_graphs(node):
+        for value in (*each.outputs, *(v for n in each for v in n.inputs)):
+            if value is not None and value.graph is graph:
+                found[value] = None
     return list(found)
+
+
+def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The subgraphs of `node` and theirs."""
+    for a in node.attributes.values():
+        if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            for sub in (a.value,) if a.type == ir.AttributeType.GRAPH else a.value:
+                yield sub
+                yield from sub.subgraphs()

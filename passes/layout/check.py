@@ -13,7 +13,8 @@ from tapeout.passes.layout.views import VIEWS, Group, Root, flat, size_of
 
 
 class Transposed(NamedTuple):
-    """A Transpose node, the bytes that it moves (free dimensions counted as 16), and why it can go or must stay."""
+    """A Transpose node, the bytes that it moves (free dimensions counted as 16), and why it can go or must
+    stay."""
 
     node: str
     bytes: int
@@ -21,11 +22,12 @@ class Transposed(NamedTuple):
 
 
 def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = ()) -> list[Transposed]:
-    """The Transposes of `model` that another assignment of axis orders makes do without, with the same constraints:
-    graph inputs and outputs as they are, operators of the domain `tapeout` as they are.
+    """The Transposes of `model` that another assignment of axis orders makes do without, with the same
+    constraints: graph inputs and outputs as they are, operators of the domain `tapeout` as they are.
 
-    Found by four questions: does it move only axes of size 1, is its input a constant, is the same tensor already
-    there in this order, and does the cheapest assignment of all orders move fewer bytes, or as many in fewer nodes?
+    Found by four questions: does it move only axes of size 1, is its input a constant, is the same tensor
+    already there in this order, and does the cheapest assignment of all orders move fewer bytes, or as many
+    in fewer nodes?
     """
     found: list[Transposed] = []
     for graph in g.graphs(model):
@@ -61,14 +63,18 @@ def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = ()) -> li
         copies = {(t.root, s) for t, read in problem.copies(problem.modes) for s in read}
         after = problem.bytes_moved(problem.modes)
         if (after, len(copies)) < (before, len(left)):
-            why = f"another assignment moves {after} bytes in {len(copies)} Transposes, not {before} in {len(left)}"
+            why = (
+                f"another assignment moves {after} bytes in {len(copies)} Transposes, "
+                f"not {before} in {len(left)}"
+            )
             gone = [n for n, key in left if key not in copies] or [n for n, _ in left]
             found += [_entry(n, why) for n in gone]
     return found
 
 
 def needed_transposes(model: ir.Model) -> list[Transposed]:
-    """All Transposes of `model` that `removable_transposes` does not list, each with the reason why it stays."""
+    """All Transposes of `model` that `removable_transposes` does not list, each with the reason why it
+    stays."""
     removable = {t.node for t in removable_transposes(model)}
     found = []
     for graph in g.graphs(model):

@@ -1,8 +1,8 @@
-"""The channels-last operators: functions of the domain `tapeout`, each `Transpose -> ONNX operator -> Transpose`.
+"""The channels-last operators, functions of our domain: each is `Transpose -> ONNX operator -> Transpose`.
 
-    ConvNHWC(X: N,H,W,C   W: O,KH,KW,I/group   B: O)            ConvNDHWC likewise, with D
+    ConvNHWC(X: N,H,W,C   W: O,KH,KW,I/group   B: O)            with D too: ConvNDHWC
     ConvTransposeNHWC(X: N,H,W,C   W: O/group,KH,KW,I   B: O)   W as in TFLite's TRANSPOSE_CONV
-    MaxPoolNHWC, AveragePoolNHWC, LRNNHWC, DepthToSpaceNHWC, SpaceToDepthNHWC (X: N,H,W,C), pools also as NDHWC
+    MaxPoolNHWC, AveragePoolNHWC, LRNNHWC, DepthToSpaceNHWC, SpaceToDepthNHWC (X: N,H,W,C)
 
 Attributes are the ONNX operator's, pads and strides over the spatial axes as there.
 """

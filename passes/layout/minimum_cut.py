@@ -30,7 +30,8 @@ class Network:
         self._capacity.append(0)
 
     def source_side(self) -> list[bool]:
-        """For every node whether it lies on the source's side of the minimum cut that is nearest to the source."""
+        """For every node whether it lies on the source's side of the minimum cut that is nearest to the
+        source."""
         capacity, head, edges = self._capacity, self._head, self._edges
         infinite = self.infinite + 1
         for arc in range(0, len(capacity), 2):

@@ -1,11 +1,13 @@
-"""Which tensors are only views of another: Transpose, Reshape, Squeeze, Unsqueeze and Flatten move no meaning.
+"""Which tensors are only views of another: Transpose, Reshape, Squeeze, Unsqueeze and Flatten move no
+meaning.
 
     x: [N, C, H, W] -> Reshape [N, g, c, H, W] -> Transpose(0, 2, 1, 3, 4) -> Reshape [N, C, H, W]
 
-All of these hold the same *atoms* N, g, c, H, W (a Reshape splits axes into factors) in some sequence. A *form* is
-how a stored tensor arranges them: one tuple of atoms per stored dimension. Two forms with the same flat sequence
-differ by a Reshape, which moves no bytes; otherwise one Transpose leads from one to the other. Atoms of size 1
-do not exist, so what only moves them is a Reshape. Nothing is compared by size: equal H, W and C stay apart.
+All of these hold the same *atoms* N, g, c, H, W (a Reshape splits axes into factors) in some sequence. A
+*form* is how a stored tensor arranges them: one tuple of atoms per stored dimension. Two forms with the same
+flat sequence differ by a Reshape, which moves no bytes; otherwise one Transpose leads from one to the other.
+Atoms of size 1 do not exist, so what only moves them is a Reshape. Nothing is compared by size: equal H, W
+and C stay apart.
 """
 
 from __future__ import annotations
@@ -134,8 +136,8 @@ class Views:
             self.aliases[node] = value
 
     def _split(self, source: View, made: ir.Value) -> list[Group] | None:
-        """The axes of a Reshape's result over the source's atoms, splitting them where needed; None where an axis
-        joins part of one atom with part of another, or where sizes are too little known."""
+        """The axes of a Reshape's result over the source's atoms, splitting them where needed; None where an
+        axis joins part of one atom with part of another, or where sizes are too little known."""
         dims = _sizes(made)
         if dims is None:
             return None
@@ -143,7 +145,7 @@ class Views:
         axes = _match(list(flat(source.axes())), dims, split)
         if axes is not None:
             # A Reshape is written with one unknown at most: other free axes must be read off the root.
-            whole = {group for group in self._views[source.root.value].axes()}  # type: ignore[union-attr]
+            whole = set(self._views[source.root.value].axes())  # type: ignore[union-attr]
             own = [leaves(a) for a, d in zip(axes, dims, strict=True) if isinstance(d, Expr)]
             if sum(group not in whole for group in own) <= 1:
                 return axes
@@ -172,7 +174,8 @@ def _one(size: Dim) -> bool:
 
 
 def _match(atoms: list[Atom], dims: Sequence[Dim], split: list[Atom]) -> list[Group] | None:
-    """Cut the sequence `atoms` into one group per dimension; atoms that had to be split are put into `split`."""
+    """Cut the sequence `atoms` into one group per dimension; atoms that had to be split are put into
+    `split`."""
     if any(isinstance(d, int) and d == 0 for d in (*dims, *(a.size for a in atoms))):
         return None
     first, last = 0, len(dims)
@@ -209,7 +212,8 @@ def _match(atoms: list[Atom], dims: Sequence[Dim], split: list[Atom]) -> list[Gr
 
 
 def _take(atoms: list[Atom], dim: Dim, split: list[Atom], *, at_end: bool) -> Group | None:
-    """Take atoms whose product is `dim` off one end of `atoms`; None (nothing taken) where they do not fit."""
+    """Take atoms whose product is `dim` off one end of `atoms`; None (nothing taken) where they do not
+    fit."""
     group: list[Atom] = []
     rest, need = list(atoms), dim
     cut: tuple[Atom, Dim] | None = None

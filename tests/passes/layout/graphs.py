@@ -38,7 +38,8 @@ class Maker:
         return self.constant(np.asarray(numbers, np.int64))
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Any:
-        node = ir.node(op_type, list(inputs), attributes, num_outputs=outputs, name=f"{op_type}_{len(self.nodes)}")
+        name = f"{op_type}_{len(self.nodes)}"
+        node = ir.node(op_type, list(inputs), attributes, num_outputs=outputs, name=name)
         for i, value in enumerate(node.outputs):
             value.name = f"v{len(self.nodes)}_{i}"
         self.nodes.append(node)
@@ -116,7 +117,7 @@ def _along(m: Maker, draw: Draw, x: ir.Value, _: ir.Value) -> ir.Value:
         return m.op(op, x, m.ints(3, 1, 0, -2), axis=axis)
     if op == "GatherOne":
         one = m.op("Gather", x, m.constant(np.asarray(2, np.int64)), axis=axis)
-        return m.op("Add", x, one) if draw(st.booleans()) else m.op("Add", x, m.op("Unsqueeze", one, m.ints(axis)))
+        return m.op("Add", x, one if draw(st.booleans()) else m.op("Unsqueeze", one, m.ints(axis)))
     if op == "Concat":
         a, b = m.op("Split", x, m.ints(3, 1), outputs=2, axis=axis)
         return m.op(op, b, a, axis=axis)
@@ -200,7 +201,9 @@ ALL = (
 
 
 @st.composite
-def models(draw: Draw, least: int = 1, most: int = 8, kinds: tuple[Any, ...] = ALL, free: bool = True) -> ir.Model:
+def models(
+    draw: Draw, least: int = 1, most: int = 8, kinds: tuple[Any, ...] = ALL, free: bool = True
+) -> ir.Model:
     """A model with one to three outputs; N is a symbol in some where `free`."""
     maker = Maker(draw(st.integers(0, 2**31)))
     batch: int | str = "N" if free and draw(st.booleans()) else 4
@@ -216,7 +219,12 @@ def models(draw: Draw, least: int = 1, most: int = 8, kinds: tuple[Any, ...] = A
     more = draw(st.lists(st.sampled_from(values[2:]), max_size=2, unique_by=id))
     outputs += [v for v in more if v is not outputs[0]]
     graph = ir.Graph(
-        inputs, outputs, nodes=maker.nodes, initializers=maker.initializers, opset_imports={"": 25}, name="random"
+        inputs,
+        outputs,
+        nodes=maker.nodes,
+        initializers=maker.initializers,
+        opset_imports={"": 25},
+        name="random",
     )
     for value in maker.initializers:
         assert value.const_value is not None

@@ -1,4 +1,5 @@
-"""Random graphs with equal N, C, H and W: the same numbers, nothing left that could go, never dearer than before."""
+"""Random graphs with equal N, C, H and W: the same numbers, nothing left that could go, never dearer than
+before."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 
 from tapeout.compiler import pipeline
 from tapeout.compiler.ir import graph as g
-from tapeout.passes.layout import LAST_AXIS, ChannelsLast, removable_transposes
+from tapeout.passes.layout import LAST_AXIS, ChannelsLast, functions, removable_transposes
 from tapeout.passes.layout.assignment import Mode, Problem
-from tapeout.passes.layout.operators import identity
+from tapeout.passes.layout.freedom import identity
 from tapeout.passes.layout.views import size_of
 from tests.passes.layout import graphs
 
@@ -27,10 +28,11 @@ def moved(model: ir.Model) -> int:
 
 
 def around_anchors(model: ir.Model) -> int:
-    """What the local rule moves: every Transpose of the source, and two around each operator that wants NHWC."""
+    """What the local rule moves: every Transpose of the source, and two around each operator that wants
+    NHWC."""
     total = moved(model)
     for node in model.graph:
-        if node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "DepthToSpace", "SpaceToDepth", "Resize"):
+        if node.op_type in (*functions.RANKS, "Resize"):
             total += size_of(node.inputs[0]) + size_of(node.outputs[0])  # type: ignore[arg-type]
             total += size_of(node.inputs[1]) if node.op_type == "Conv" and node.inputs[1] else 0
         elif node.op_type in LAST_AXIS:
@@ -76,18 +78,21 @@ def test_a_second_run_changes_nothing(model: ir.Model) -> None:
 
 
 def least(problem: Problem, orders: list[tuple[int, ...]] | None = None) -> int:
-    """The cost of the best assignment, by trying all (with the orders given for rank 4); -1 where that is too much."""
+    """The cost of the best assignment, by trying all (with the orders given for rank 4); -1 where that is too
+    much."""
     free = [m for m in problem.members.values() if m.free]
     choices = []
     for member in free:
         operator = member.operator
         assert operator is not None
-        every = orders if orders is not None and operator.rank == 4 else itertools.permutations(range(operator.rank))
+        every = orders if operator.rank == 4 else None
+        every = every or list(itertools.permutations(range(operator.rank)))
         choices.append([Mode(o) for o in every if operator.allows(o)] or [Mode(operator.start())])
     if math.prod(map(len, choices)) > 600:
         return -1
     base = dict(problem.modes)
-    return min(problem.total({**base, **dict(zip(free, c, strict=True))}) for c in itertools.product(*choices))
+    every = itertools.product(*choices)
+    return min(problem.total({**base, **dict(zip(free, c, strict=True))}) for c in every)
 
 
 @settings(SETTINGS, max_examples=300)
