@@ -11,7 +11,7 @@ from tapeout.compiler.errors import InvalidModelError, ResourceError
 from tapeout.compiler.ir import convert, schemas
 from tapeout.compiler.ir.functions import OPSET
 from tapeout.compiler.ir.nodes import MARK, NodeMaker
-from tapeout.compiler.ir.scopes import Scope, Sink
+from tapeout.compiler.ir.scopes import Scope, Sink, properties, text
 
 
 class ModelBuilder(NodeMaker):
@@ -24,6 +24,7 @@ class ModelBuilder(NodeMaker):
             raise InvalidModelError(
                 "the file holds no graph", hint="it may be damaged, or no ONNX model at all"
             )
+        text(proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
         versions = schemas.imports(proto.opset_import, "the model")
         kept = {k: f for k, f in self.functions.items() if self.is_kept(f)}
         scope = Scope(Sink(), versions)
@@ -42,7 +43,7 @@ class ModelBuilder(NodeMaker):
             model_version=proto.model_version or None,
             doc_string=proto.doc_string or None,
             functions=functions,
-            metadata_props={p.key: p.value for p in proto.metadata_props if p.key != MARK},
+            metadata_props={k: v for k, v in properties(proto.metadata_props).items() if k != MARK},
         )
         for function in functions:
             graph.opset_imports.setdefault(function.domain, 1)
@@ -68,6 +69,10 @@ class ModelBuilder(NodeMaker):
                 f"graphs and functions lie more than {self.budget.depth} deep within each other"
             )
         where = "" if main else f" of the subgraph '{proto.name}'"
+        text(proto.name, proto.doc_string)
+        for info in (*proto.input, *proto.output, *proto.value_info):
+            text(info.name)
+        text(*(t.name for t in proto.initializer), *(t.values.name for t in proto.sparse_initializer))
         tensors = {t.name: t for t in proto.initializer}
         sparse = {t.values.name: t for t in proto.sparse_initializer}
         if (
@@ -107,7 +112,7 @@ class ModelBuilder(NodeMaker):
             initializers=scope.sink.initializers,
             name=proto.name or None,
             doc_string=proto.doc_string or None,
-            metadata_props={p.key: p.value for p in proto.metadata_props},
+            metadata_props=properties(proto.metadata_props),
         )
 
     def _output(self, info: onnx.ValueInfoProto, scope: Scope, where: str, main: bool) -> ir.Value:

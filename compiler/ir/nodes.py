@@ -20,7 +20,7 @@ from tapeout.compiler.ir.control import CONTROL, check_control
 from tapeout.compiler.ir.functions import DOMAIN, OPSET
 from tapeout.compiler.ir.newer import newer
 from tapeout.compiler.ir.origin import KEY, set_origin
-from tapeout.compiler.ir.scopes import FunctionKey, Names, Scope, Sink
+from tapeout.compiler.ir.scopes import FunctionKey, Names, Scope, Sink, properties, text
 from tapeout.compiler.ir.tensors import TensorReader
 from tapeout.compiler.ir.value_types import Types, last_line
 
@@ -40,6 +40,8 @@ class NodeMaker(ABC):
         self.names = Names(budget)
         self.types = Types(budget, self.names)
         self.ours = any(p.key == MARK for p in proto.metadata_props)
+        for each in proto.functions:
+            text(each.name, each.domain, each.overload, *each.input, *each.output)
         self.functions = {(schemas.domain(f.domain), f.name, f.overload): f for f in proto.functions}
         self.missing: list[str] = []
         self.unknown: list[str] = []
@@ -84,6 +86,7 @@ class NodeMaker(ABC):
         if self.count > self.budget.nodes:
             raise ResourceError(f"the model has more than {self.budget.nodes} nodes, functions inlined")
         for index, proto in enumerate(nodes):
+            text(proto.name, *proto.input, *proto.output)
             for name in proto.output:
                 if name in scope.given:
                     scope.given.discard(name)  # a caller's value, which this node now makes
@@ -107,6 +110,7 @@ class NodeMaker(ABC):
             self._node(proto, index, scope, *names[index])
 
     def _node(self, proto: onnx.NodeProto, index: int, scope: Scope, name: str, source: str) -> None:
+        text(proto.op_type, proto.domain, proto.overload, proto.doc_string)
         domain = schemas.domain(proto.domain)
         label = f"{proto.op_type} '{source}'"
         inputs: list[ir.Value | None] = []
@@ -188,7 +192,7 @@ class NodeMaker(ABC):
         )
         node.overload = proto.overload
         node.doc_string = proto.doc_string or None
-        props = {p.key: p.value for p in proto.metadata_props}
+        props = properties(proto.metadata_props)
         recorded = props.pop(KEY, None)
         node.metadata_props.update(props)
         if self.ours and recorded:
@@ -232,6 +236,7 @@ class NodeMaker(ABC):
         found: dict[str, onnx.AttributeProto] = {}
         for attribute in proto.attribute:
             name = attribute.name
+            text(name, attribute.ref_attr_name, attribute.doc_string)
             if attribute.ref_attr_name:
                 if scope.attributes is None:
                     raise InvalidModelError(

@@ -30,6 +30,8 @@ def imports(entries: Iterable[onnx.OperatorSetIdProto], what: str) -> dict[str, 
     """{domain: version} of opset imports. Raises InvalidModelError, UnsupportedError."""
     found: dict[str, int] = {}
     for entry in entries:
+        if not isinstance(entry.domain, str):
+            raise InvalidModelError(f"{what} imports an opset of a domain that is not UTF-8 text")
         name = domain(entry.domain)
         if found.setdefault(name, entry.version) != entry.version:
             raise InvalidModelError(

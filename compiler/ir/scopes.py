@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -91,6 +91,20 @@ class Names:
             )
         if _CONTROL.search(name):
             raise InvalidModelError(f"the name of {what} holds control characters: {name[:80]!r}")
+
+
+def text(*values: str | bytes) -> None:
+    """Raise InvalidModelError where the file holds bytes that are no UTF-8: the parser gives them as they are."""
+    for value in values:
+        if not isinstance(value, str):
+            raise InvalidModelError(f"the model holds text that is not UTF-8: {bytes(value[:40])!r}")
+
+
+def properties(entries: Iterable[onnx.StringStringEntryProto]) -> dict[str, str]:
+    """Metadata as a dictionary."""
+    for entry in entries:
+        text(entry.key, entry.value)
+    return {entry.key: entry.value for entry in entries}
 
 
 def _unique(name: str, known: set[str], suffix: str = "") -> str:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import InvalidModelError, UnsupportedError
 from tapeout.compiler.ir.budget import Budget
-from tapeout.compiler.ir.scopes import Names
+from tapeout.compiler.ir.scopes import Names, properties, text
 
 
 class Types:
@@ -26,7 +26,7 @@ class Types:
         if shape is not None:
             value.shape = shape
         if ours:
-            value.metadata_props.update({p.key: p.value for p in info.metadata_props})
+            value.metadata_props.update(properties(info.metadata_props))
 
     def read(self, proto: onnx.TypeProto, what: str) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:
         if _has_map(proto):
@@ -51,6 +51,7 @@ class Types:
                 dims.append(None if dim == -1 else dim)  # Exporters write -1 where they mean "any".
             else:
                 if dim.value is not None:
+                    text(dim.value)
                     self.names.check(str(dim.value), "a dimension of " + what)
                 dims.append(dim)
         self.budget.count([d for d in dims if isinstance(d, int)], what)

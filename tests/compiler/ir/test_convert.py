@@ -35,7 +35,9 @@ def model(
         "g",
         [
             helper.make_tensor_value_info(
-                n, helper.np_dtype_to_tensor_dtype(v.dtype), [f"{n}{i}" for i in range(v.ndim)] if free else v.shape
+                n,
+                helper.np_dtype_to_tensor_dtype(v.dtype),
+                [f"{n}{i}" for i in range(v.ndim)] if free else v.shape,
             )
             for n, v in inputs.items()
         ],
@@ -128,7 +130,9 @@ CASES: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("op", "opset", "inputs", "options"), CASES, ids=[f"{i}-{c[0]}-{c[1]}" for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("op", "opset", "inputs", "options"), CASES, ids=[f"{i}-{c[0]}-{c[1]}" for i, c in enumerate(CASES)]
+)
 def test_old_operator(op: str, opset: int, inputs: dict[str, Any], options: dict[str, Any]) -> None:
     same(model(op, opset, inputs, **options), inputs)
 
@@ -136,9 +140,16 @@ def test_old_operator(op: str, opset: int, inputs: dict[str, Any], options: dict
 @pytest.mark.parametrize("opset", range(7, 15))
 def test_recurrent(opset: int) -> None:
     x = RNG.standard_normal((4, 2, 3)).astype(np.float32)
-    weights = {"w": RNG.standard_normal((1, 15, 3)), "r": RNG.standard_normal((1, 15, 5)), "b": RNG.standard_normal((1, 30))}
+    weights = {
+        "w": RNG.standard_normal((1, 15, 3)),
+        "r": RNG.standard_normal((1, 15, 5)),
+        "b": RNG.standard_normal((1, 30)),
+    }
     weights = {k: v.astype(np.float32) for k, v in weights.items()}
-    same(model("GRU", opset, {"x": x}, outputs=2, weights=weights, hidden_size=5, linear_before_reset=1), {"x": x})
+    same(
+        model("GRU", opset, {"x": x}, outputs=2, weights=weights, hidden_size=5, linear_before_reset=1),
+        {"x": x},
+    )
 
 
 def test_roi_align_keeps_its_old_coordinates() -> None:
@@ -240,7 +251,9 @@ def test_newer_operator_through_its_body() -> None:
     ("CumProd", 26, {"x": X}, {"weights": {"a": np.int64(1)}}),
     ("Mod", 28, {"x": X, "z": X}, {}),
 ])  # fmt: skip
-def test_newer_operator_without_a_body_is_refused_by_name(op: str, opset: int, inputs: dict[str, Any], options: Any) -> None:
+def test_newer_operator_without_a_body_is_refused_by_name(
+    op: str, opset: int, inputs: dict[str, Any], options: Any
+) -> None:
     with pytest.raises(UnsupportedError, match=f"{op} 'it'"):
         _newer(op, opset, inputs, **options)
 

@@ -39,7 +39,9 @@ def rich_model() -> onnx.ModelProto:
     """)
     del proto.graph.initializer[:]
     proto.graph.initializer.append(numpy_helper.from_array(WEIGHT, "w"))
-    proto.graph.initializer.append(helper.make_tensor("b", TensorProto.FLOAT, [32], RNG.standard_normal(32).tolist()))
+    proto.graph.initializer.append(
+        helper.make_tensor("b", TensorProto.FLOAT, [32], RNG.standard_normal(32).tolist())
+    )
     return proto
 
 
@@ -164,7 +166,13 @@ def test_a_file_cannot_name_payloads_by_itself(tmp_path: Path) -> None:
 def test_budgets(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(CONTENT)
-    for budget in (Budget(nodes=3), Budget(depth=1), Budget(bytes=4096), Budget(elements=100), Budget(shell_bytes=100)):
+    for budget in (
+        Budget(nodes=3),
+        Budget(depth=1),
+        Budget(bytes=4096),
+        Budget(elements=100),
+        Budget(shell_bytes=100),
+    ):
         with pytest.raises(ResourceError):
             load(path, budget=budget)
 
@@ -183,7 +191,9 @@ def test_a_constant_of_128_gb_costs_nothing(tmp_path: Path) -> None:
 def external(folder: Path, location: str, offset: str | None = None, length: str | None = None) -> Path:
     """A model in `folder` whose weight [8] lies in `location`."""
     folder.mkdir(exist_ok=True)
-    weight = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[8], data_location=TensorProto.EXTERNAL)
+    weight = onnx.TensorProto(
+        name="w", data_type=TensorProto.FLOAT, dims=[8], data_location=TensorProto.EXTERNAL
+    )
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         if value is not None:
             entry = weight.external_data.add()
@@ -191,7 +201,9 @@ def external(folder: Path, location: str, offset: str | None = None, length: str
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])
     graph = helper.make_graph([helper.make_node("Neg", ["w"], ["y"])], "g", [], [output], [weight])
     path = folder / "model.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString())
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString()
+    )
     return path
 
 
@@ -201,7 +213,9 @@ DATA = RNG.standard_normal(16).astype(np.float32)
 @pytest.mark.parametrize(("location", "offset", "length"), [
     ("w.bin", None, None), ("w.bin", "4", None), ("w.bin", "32", "32"), ("sub/w.bin", "0", "32"), ("./sub/./w.bin", None, "32"),
 ])  # fmt: skip
-def test_external_data_is_mapped(tmp_path: Path, location: str, offset: str | None, length: str | None) -> None:
+def test_external_data_is_mapped(
+    tmp_path: Path, location: str, offset: str | None, length: str | None
+) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("w.bin", "sub/w.bin"):
         (tmp_path / name).write_bytes(DATA.tobytes())

@@ -11,7 +11,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tapeout.compiler.errors import InvalidModelError, ResourceError, TapeoutError, UnsupportedError, UsageError
+from tapeout.compiler.errors import (
+    InvalidModelError,
+    ResourceError,
+    TapeoutError,
+    UnsupportedError,
+    UsageError,
+)
 from tapeout.compiler.ir import check
 from tapeout.compiler.ir.budget import Budget
 from tapeout.compiler.ir.load import FILES, from_proto, from_text, load, source_digests
@@ -85,7 +91,9 @@ def test_sparse_initializers_and_constants_are_made_dense(indices: np.ndarray) -
     np.testing.assert_allclose(run(model, x=x)[0], (x + dense) * dense, rtol=1e-6)
 
 
-@pytest.mark.parametrize("indices", [np.int64([1, 6]), np.int64([-1, 2]), np.int64([1]), np.int64([[0, 1], [2, 0]])])
+@pytest.mark.parametrize(
+    "indices", [np.int64([1, 6]), np.int64([-1, 2]), np.int64([1]), np.int64([[0, 1], [2, 0]])]
+)
 def test_sparse_index_outside_the_tensor(indices: np.ndarray) -> None:
     graph = helper.make_graph([], "g", [], [], sparse_initializer=[sparse("w", indices)])
     with pytest.raises(InvalidModelError, match="'w'"):
@@ -109,7 +117,11 @@ def test_tensors_of_every_type_keep_their_values(kind: int, raw: bool) -> None:
         proto = numpy_helper.from_array(numpy_helper.to_array(proto), "w")
         assert proto.HasField("raw_data")
     graph = helper.make_graph(
-        [helper.make_node("Identity", ["w"], ["y"])], "g", [], [helper.make_tensor_value_info("y", kind, [5])], [proto]
+        [helper.make_node("Identity", ["w"], ["y"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", kind, [5])],
+        [proto],
     )
     model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
     tensor = model.graph.initializers["w"].const_value
@@ -188,11 +200,15 @@ def test_a_cycle_is_reported_by_names(body: str, ring: set[str]) -> None:
 
 
 def test_optional_inputs_and_outputs() -> None:
-    model = loaded("""
+    model = loaded(
+        """
         g (float[1,2,8] x) => (float[1,2,4] y) { y, "" = MaxPool <kernel_shape = [2], strides = [2]> (x) }
-    """.replace(', ""', ""))
+    """.replace(', ""', "")
+    )
     assert len(run(model, x=RNG.standard_normal((1, 2, 8)).astype(np.float32))) == 1
-    model = loaded('g (float[3] x) => (float[3] y) <float hi = {0.5}> { y = Clip (x, "", hi) }'.replace('"", ', ", "))
+    model = loaded(
+        'g (float[3] x) => (float[3] y) <float hi = {0.5}> { y = Clip (x, "", hi) }'.replace('"", ', ", ")
+    )
     (clip,) = model.graph
     assert clip.inputs[1] is None
 
@@ -222,7 +238,9 @@ def test_functions_are_inlined_with_attributes_and_origins() -> None:
 
 def test_a_function_that_calls_itself() -> None:
     with pytest.raises(InvalidModelError, match=r"calls itself: Outer -> Inner -> Inner"):
-        from_text(FUNCTIONS.replace("b = Mul (a, w)", "b = f.Inner (a)").replace('["": 18]', '["": 18, "f": 1]'))
+        from_text(
+            FUNCTIONS.replace("b = Mul (a, w)", "b = f.Inner (a)").replace('["": 18]', '["": 18, "f": 1]')
+        )
 
 
 def test_functions_that_multiply_meet_the_budget() -> None:
@@ -323,7 +341,9 @@ def initializer(**fields: object) -> onnx.ModelProto:
             getattr(proto, name).extend(value)
         else:
             setattr(proto, name, value)
-    graph = helper.make_graph([helper.make_node("Neg", ["w"], ["y"])], "g", [], [onnx.ValueInfoProto(name="y")], [proto])
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["w"], ["y"])], "g", [], [onnx.ValueInfoProto(name="y")], [proto]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
 
 
@@ -357,7 +377,9 @@ def test_names_that_garble_reports() -> None:
 
 def test_a_map_is_refused_by_name() -> None:
     proto = onnx.parser.parse_model(HEAD + "g (float[2] x) => (float[2] y) { y = Neg (x) }")
-    map_type = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    map_type = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
     proto.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(map_type))
     with pytest.raises(UnsupportedError, match="'y' is a map"):
         from_proto(proto)
