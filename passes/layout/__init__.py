@@ -11,9 +11,10 @@ import onnx_ir as ir
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.relayout import set_layout
 from tapeout.compiler.rewriting import Changes
-from tapeout.passes.layout.assignment import Problem
 from tapeout.passes.layout.check import Transposed, needed_transposes, removable_transposes
+from tapeout.passes.layout.problem import Problem
 from tapeout.passes.layout.rebuild import Rebuild
+from tapeout.passes.layout.search import solve
 
 __all__ = ["LAST_AXIS", "ChannelsLast", "Transposed", "needed_transposes", "removable_transposes"]
 
@@ -38,6 +39,6 @@ class ChannelsLast:
         count = len(set_layout(model, self.layouts)) if self.layouts else 0
         for graph in list(g.graphs(model)):
             problem = Problem(graph, frozenset(self.last_axis))
-            problem.solve()
+            solve(problem)
             count += Rebuild(model, problem).run()
         return Changes(count)

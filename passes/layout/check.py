@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
-from tapeout.passes.layout.assignment import Problem
+from tapeout.passes.layout.problem import Problem
+from tapeout.passes.layout.search import solve
 from tapeout.passes.layout.views import VIEWS, Group, Root, flat, size_of
 
 
@@ -59,7 +60,7 @@ def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = ()) -> li
                 there[key] = node
                 left.append((node, key))
         before = sum(size_of(n.outputs[0]) for n, _ in left)
-        problem.solve()
+        solve(problem)
         copies = {(t.root, s) for t, read in problem.copies(problem.modes) for s in read}
         after = problem.bytes_moved(problem.modes)
         if (after, len(copies)) < (before, len(left)):

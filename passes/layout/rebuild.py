@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
-from tapeout.passes.layout.assignment import Member, Mode, Problem, Use, inner_graphs
 from tapeout.passes.layout.freedom import Edit, identity
 from tapeout.passes.layout.operators import weight_axis
+from tapeout.passes.layout.problem import Member, Mode, Problem, Use, inner_graphs
 from tapeout.passes.layout.store import LAYOUT, Store, dims_of
 
 

@@ -1,8 +1,8 @@
 """The tensors of a graph in the forms in which they are stored, and how further forms are made from those.
 
 A form that is not stored yet is made by a Reshape where the sequence of atoms is the same, else by one
-Transpose, between Reshapes where an axis must be cut first. Where the source has a view in that form, its name
-is taken over, and its node where nothing about it changed.
+Transpose, between Reshapes where an axis must be cut first. Where the source has a view in that form, its
+name is taken over, and its node where nothing about it changed.
 """
 
 from __future__ import annotations

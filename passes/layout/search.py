@@ -1,8 +1,5 @@
 """Axis orders for all tensors of a graph at once, such that Transposes move the fewest bytes.
 
-Every node that is no view picks an order; a root tensor is stored as its producer makes it, and once more for
-each other sequence of atoms in which someone reads it. The cost of a root is its bytes for each such copy.
-
 An *expansion* takes a proposal (an order for some nodes, grown from a seed by asking what each neighbour must
 do to get along without a Transpose) and lets every node of it keep its order or take the proposed one. That
 choice is a minimum cut, so it is exact: where nodes have two orders to choose from (the source's and the
@@ -14,25 +11,14 @@ optimum. Where there are more, further expansions start at each Transpose that i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import onnx_ir as ir
-
 from tapeout.passes.layout import functions
-from tapeout.passes.layout.freedom import Operator, Order, Port, identity
+from tapeout.passes.layout.freedom import Operator, Order, identity
 from tapeout.passes.layout.minimum_cut import SINK, SOURCE, Network
-from tapeout.passes.layout.operators import describe
-from tapeout.passes.layout.views import Form, Group, Root, View, Views, flat
-
-
-class Mode(NamedTuple):
-    """What a node picks: the order of its space, and for a matrix the sequence of the factors of its rows."""
-
-    order: Order
-    rows: Group | None = None
-
+from tapeout.passes.layout.problem import Member, Mode, Problem, Tensor, Use
+from tapeout.passes.layout.views import Form, Group, Root, flat
 
 _CANDIDATES: dict[int, tuple[Order, ...]] = {
     r: (functions.LAST[r], identity(r), functions.FIRST[r]) for r in functions.LAST
@@ -40,170 +26,19 @@ _CANDIDATES: dict[int, tuple[Order, ...]] = {
 _CANDIDATES[3] = ((0, 2, 1), (0, 1, 2))
 
 
-@dataclass(slots=True, eq=False)
-class Use:
-    """A place where a root is made or read, as `view` of it, by `member` (None: a graph's input or
-    output)."""
-
-    member: Member | None
-    view: View
-    value: ir.Value
-    port: Port | None
-    index: int = -1  # of the node's inputs or outputs
-    made: bool = False
-    forms: dict[Mode, Form] = field(default_factory=dict)
-
-    def form(self, mode: Mode | None) -> Form:
-        """How the tensor is stored here."""
-        if mode is None or self.port is None:
-            return self.view.form
-        found = self.forms.get(mode)
-        if found is None:
-            own = self.view.form
-            found = tuple(() if a is None else own[a] for a in self.port.pick(mode.order))
-            if self.port.rows and mode.rows is not None:
-                found = (*found[:-1], mode.rows)
-            self.forms[mode] = found
-        return found
+def solve(problem: Problem) -> None:
+    """Find the assignment; it is left in `problem.modes`."""
+    Search(problem).run()
 
 
-@dataclass(slots=True, eq=False)
-class Member:
-    """A node that is no view."""
+class Search:
+    """Improves `problem.modes` in place."""
 
-    node: ir.Node
-    operator: Operator | None
-    uses: list[Use] = field(default_factory=list)
-    start: Mode | None = None
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
 
-    @property
-    def anchor(self) -> bool:
-        """True where there is nothing to choose, and it is not the source's order."""
-        o = self.operator
-        return (
-            o is not None and o.orders is not None and len(o.orders) == 1 and o.orders[0] != identity(o.rank)
-        )
-
-    @property
-    def free(self) -> bool:
-        o = self.operator
-        return o is not None and (
-            o.orders is None or len(o.orders) > 1 or any(p and p.rows for p in o.inputs)
-        )
-
-
-@dataclass(slots=True, eq=False)
-class Tensor:
-    """A root with its maker (None for a constant, which has any form for nothing) and its readers."""
-
-    root: Root
-    maker: Use | None = None
-    readers: list[Use] = field(default_factory=list)
-
-
-Modes = dict[Member, Mode | None]
-
-
-class Problem:
-    """One graph as members and tensors; `constants` hold no say. `modes` is the assignment so far."""
-
-    def __init__(self, graph: ir.Graph, axis_last: frozenset[str]) -> None:
-        self.graph = graph
-        self.views = Views(graph)
-        self.tensors: dict[Root, Tensor] = {}
-        self.members: dict[ir.Node, Member] = {}
-        self.outputs: list[Use] = []
-        self._axis_last = axis_last
-        for value in graph.inputs:
-            self._use(None, value, None, made=True)
-        for node in graph:
-            if node not in self.views.aliases:
-                self._member(node)
-        for value in graph.outputs:
-            use = self._use(None, value, None)
-            if use is not None:
-                self.outputs.append(use)
-        self.modes: Modes = {m: m.start for m in self.members.values()}
-        count = 4 + sum(len(t.readers) for t in self.tensors.values())
-        self._copy = 2 * count  # one Transpose more is worse than all possible Reshapes
-        self._byte = self._copy * count  # one byte more is worse than all of these
-
-    def _use(
-        self, member: Member | None, value: ir.Value, port: Port | None, index: int = -1, made: bool = False
-    ) -> Use | None:
-        view = self.views.of(value)
-        if view is None:
-            return None
-        tensor = self.tensors.get(view.root)
-        if tensor is None:
-            tensor = self.tensors[view.root] = Tensor(view.root)
-            if not view.root.constant and not made:  # of an outer graph
-                root = view.root.value
-                tensor.maker = Use(None, self.views.of(root) or view, root, None, made=True)
-        use = Use(member, view, value, port, index, made)
-        if made:
-            tensor.maker = use
-        elif not view.root.constant:
-            tensor.readers.append(use)
-        if member is not None:
-            member.uses.append(use)
-        return use
-
-    def _member(self, node: ir.Node) -> None:
-        operator = describe(node, self._axis_last)
-        member = self.members[node] = Member(node, operator)
-        if operator is not None:
-            member.start = Mode(operator.start())
-        inputs = operator.inputs if operator is not None else (None,) * len(node.inputs)
-        outputs = operator.outputs if operator is not None else (None,) * len(node.outputs)
-        for i, (value, port) in enumerate(zip(node.inputs, inputs, strict=True)):
-            if value is not None:
-                self._use(member, value, port, i)
-        for value in captured(node, self.graph):
-            self._use(member, value, None)
-        for i, value in enumerate(node.outputs):
-            self._use(member, value, outputs[i] if i < len(outputs) else None, i, made=True)
-
-    # --- cost ---
-
-    def cost(self, tensor: Tensor, modes: Modes) -> int:
-        """Of the copies of one tensor; the bytes first, then their number, then Reshapes."""
-        maker = tensor.maker
-        if maker is None or not tensor.readers:
-            return 0
-        own = maker.form(modes[maker.member] if maker.member is not None else None)
-        forms = {u.form(modes[u.member] if u.member is not None else None) for u in tensor.readers}
-        forms.discard(own)
-        if not forms:
-            return 0
-        sequences = {flat(f) for f in forms}
-        sequences.discard(flat(own))
-        return len(sequences) * (tensor.root.bytes * self._byte + self._copy) + len(forms)
-
-    def total(self, modes: Modes) -> int:
-        return sum(self.cost(t, modes) for t in self.tensors.values())
-
-    def copies(self, modes: Modes) -> Iterator[tuple[Tensor, set[Group]]]:
-        """The tensors that are stored in more than one sequence, with the further sequences."""
-        for tensor in self.tensors.values():
-            maker = tensor.maker
-            if maker is None:
-                continue
-            own = flat(maker.form(modes[maker.member] if maker.member is not None else None))
-            read = {
-                flat(u.form(modes[u.member] if u.member is not None else None)) for u in tensor.readers
-            } - {own}
-            if read:
-                yield tensor, read
-
-    def bytes_moved(self, modes: Modes) -> int:
-        return sum(t.root.bytes * len(read) for t, read in self.copies(modes))
-
-    # --- search ---
-
-    def solve(self) -> None:
-        """Find the assignment; it is left in `modes`."""
-        members = list(self.members.values())
+    def run(self) -> None:
+        members = list(self.problem.members.values())
         anchors = {m: m.start for m in members if m.anchor and m.start is not None}
         fixed: dict[Member, Mode | None] = {m: m.start for m in members if m.operator is None or not m.free}
         for m in anchors:
@@ -214,18 +49,18 @@ class Problem:
         }
         self.expand(last)
         self.expand(first)
-        left = self.total(self.modes)
-        if not left or not any(True for _ in self.copies(self.modes)):
+        left = self.problem.total(self.problem.modes)
+        if not left or not any(True for _ in self.problem.copies(self.problem.modes)):
             return
-        kept = [t for t in self.tensors.values() if t.maker is not None and t.maker.member is None]
+        kept = [t for t in self.problem.tensors.values() if t.maker is not None and t.maker.member is None]
         self.expand(self.grow(fixed, [(t, t.maker) for t in kept if t.maker is not None]))
         for _ in range(8):
-            before = self.total(self.modes)
-            for tensor, _read in list(self.copies(self.modes)):
+            before = self.problem.total(self.problem.modes)
+            for tensor, _read in list(self.problem.copies(self.problem.modes)):
                 for use in [tensor.maker, *tensor.readers]:
                     if use is not None:
                         self.expand(self.grow({}, [(tensor, use)]))
-            if self.total(self.modes) == before:
+            if self.problem.total(self.problem.modes) == before:
                 return
 
     def grow(
@@ -237,12 +72,12 @@ class Problem:
         stored: set[Root] = set()
         queue = deque(proposal)
         for tensor, use in tensors:
-            mode = self.modes[use.member] if use.member is not None else None
+            mode = self.problem.modes[use.member] if use.member is not None else None
             self._spread(tensor, use, mode, proposal, stored, queue)
         while queue:
             member = queue.popleft()
             for use in member.uses:
-                tensor = self.tensors[use.view.root]
+                tensor = self.problem.tensors[use.view.root]
                 if tensor.maker is not None:
                     self._spread(tensor, use, proposal[member], proposal, stored, queue)
         return proposal
@@ -275,21 +110,24 @@ class Problem:
         """Let every node keep its mode or take the proposed one, at the least total cost. True if that
         helped."""
         variables = {
-            m: i for i, m in enumerate(m for m, p in proposal.items() if p != self.modes[m] and m.free)
+            m: i
+            for i, m in enumerate(m for m, p in proposal.items() if p != self.problem.modes[m] and m.free)
         }
         if not variables:
             return False
         network = Network()
         ids = {m: network.node() for m in variables}
         touched = {use.view.root: None for m in variables for use in m.uses}
-        tensors = [self.tensors[r] for r in touched if self.tensors[r].maker is not None]
+        tensors = [self.problem.tensors[r] for r in touched if self.problem.tensors[r].maker is not None]
         for tensor in tensors:
             self._terms(network, tensor, ids, proposal)
         side = network.source_side()
-        trial = dict(self.modes)
+        trial = dict(self.problem.modes)
         trial.update({m: proposal[m] for m, i in ids.items() if side[i]})
-        if sum(self.cost(t, trial) for t in tensors) < sum(self.cost(t, self.modes) for t in tensors):
-            self.modes = trial
+        if sum(self.problem.cost(t, trial) for t in tensors) < sum(
+            self.problem.cost(t, self.problem.modes) for t in tensors
+        ):
+            self.problem.modes = trial
             return True
         return False
 
@@ -305,7 +143,7 @@ class Problem:
         assert maker is not None
         made = self._choice(maker, ids, proposal)
         reads = [self._choice(u, ids, proposal) for u in tensor.readers]
-        weight = tensor.root.bytes * self._byte + self._copy
+        weight = self.problem.weight(tensor)
         for cost, key in ((weight, flat), (1, _same)):
             own = (key(made.kept), key(made.taken))
             wanted: dict[object, list[tuple[int | None, bool]]] = {}  # form -> (variable, when it is taken)
@@ -323,7 +161,7 @@ class Problem:
         member = use.member
         if member is None:
             return _Choice(use.view.form, use.view.form, None)
-        kept = use.form(self.modes[member])
+        kept = use.form(self.problem.modes[member])
         if member not in ids:
             return _Choice(kept, kept, None)
         taken = use.form(proposal[member])
@@ -437,22 +275,3 @@ def _row_mode(operator: Operator, use: Use, sequence: Group) -> Mode | None:
     order = (*sorted(range(len(lead)), key=keys.__getitem__), len(lead))
     mode = Mode(order, None if ends == rows else ends)
     return mode if operator.allows(order) and flat(use.form(mode)) == sequence else None
-
-
-def captured(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
-    """The values of `graph` that the subgraphs of `node` read."""
-    found: dict[ir.Value, None] = {}
-    for each in inner_graphs(node):
-        for value in (*each.outputs, *(v for n in each for v in n.inputs)):
-            if value is not None and value.graph is graph:
-                found[value] = None
-    return list(found)
-
-
-def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """The subgraphs of `node` and theirs."""
-    for a in node.attributes.values():
-        if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            for sub in (a.value,) if a.type == ir.AttributeType.GRAPH else a.value:
-                yield sub
-                yield from sub.subgraphs()
