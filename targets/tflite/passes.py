@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.rewriting import Rewrite, Rule
 from tapeout.compiler.target import Request
 from tapeout.passes.canonicalize import CANONICALIZE
-from tapeout.passes.decompose import activations
-from tapeout.passes.decompose.functions import ExpandFunctions
+from tapeout.passes.decompose import ELU_OF_ONE, Decompose
 from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.fusion import FUSION
 from tapeout.passes.layout import ChannelsLast
 from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
 from tapeout.targets.tflite.legalize.padding import Padding
-from tapeout.targets.tflite.legalize.plain import PLAIN
+from tapeout.targets.tflite.legalize.plain import PLAIN, WRITTEN
 from tapeout.targets.tflite.legalize.rearranging import Rearranging
 from tapeout.targets.tflite.legalize.resizing import Resizing
 from tapeout.targets.tflite.legalize.spatial import OverTwoAxes
 from tapeout.targets.tflite.legalize.storage import HalfStorage
 from tapeout.targets.tflite.legalize.transposed import Transposed
 
-# Activations without a kernel; Gelu, HardSwish, LeakyRelu and Elu with alpha 1 have one.
-ACTIVATIONS: tuple[Rule, ...] = (
-    activations.Swish(), activations.Mish(), activations.Softplus(), activations.Softsign(),
-    activations.EluOfOne(), activations.Selu(), activations.Celu(), activations.ThresholdedRelu(),
-    activations.Shrink(), activations.HardSigmoid(), activations.Hardmax(),
-)  # fmt: skip
-
+# What the passes here, or the layout, turn into what rows take.
+LEGALIZED = frozenset({
+    "Gemm", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LRN", "Resize", "DepthToSpace", "SpaceToDepth",
+})  # fmt: skip
 LEGALIZE: tuple[Pass, ...] = (OverTwoAxes, Transposed, Padding, Resizing, Rearranging, FullyConnected())
 
 
@@ -37,8 +32,8 @@ def passes(request: Request) -> tuple[Pass, ...]:
         *CANONICALIZE,
         *FUSION,
         Recurrent(),
-        Rewrite("activations without a kernel", ACTIVATIONS),
-        ExpandFunctions(kernels(request.device)),
+        Decompose(kernels(request.device)),
+        ELU_OF_ONE,
         *CANONICALIZE,
         *PLAIN,
         *LEGALIZE,
@@ -49,7 +44,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
 
 
 def kernels(device: str) -> frozenset[str]:
-    """The standard operators that rows take, which are therefore not written out by their definition."""
+    """The standard operators that are not written out in simpler ones: rows take them, or passes here do."""
     from tapeout.targets.tflite import declaration
 
-    return frozenset(op for op in declaration(device).rows if "::" not in op)
+    return LEGALIZED | {op for op in declaration(device).rows if "::" not in op}

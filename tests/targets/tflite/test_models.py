@@ -1,0 +1,64 @@
+"""The real models on TFLite: accepted without a hint, equal to ONNX Runtime on both resolvers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tapeout.compiler import pipeline
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.load import load
+from tapeout.compiler.target import Request
+from tapeout.targets.tflite import TARGET
+from tapeout.targets.tflite.run import RESOLVERS, LiteRT
+from tests.assets import model_names, model_path, needs_assets
+from tests.targets.tflite.road import Arrays, emitted, reference, refusals
+
+
+def inputs_for(name: str, batch: int = 1) -> Arrays:
+    """Inputs that the model has seen the like of; numbers that index something stay small."""
+    rng = np.random.default_rng(5)
+    found: Arrays = {}
+    for value in load(model_path(name)).graph.inputs:
+        assert value.name is not None and value.dtype is not None
+        shape = [d if isinstance(d, int) else batch if i == 0 else 16 for i, d in enumerate(g.dims(value) or ())]
+        if value.name == "sr":
+            found[value.name] = np.array(16000, np.int64)
+        elif value.dtype == np.int64 or value.dtype.is_integer():
+            high = 2 if "mask" in value.name or "type" in value.name else 1000
+            found[value.name] = rng.integers(0, high, shape).astype(value.dtype.numpy())
+        else:
+            found[value.name] = (rng.standard_normal(shape) * 0.5).astype(np.float32)
+    return found
+
+
+def spread(name: str, inputs: Arrays, expected: Arrays) -> dict[str, float]:
+    """How far ONNX Runtime's own optimizations move each output, relative to its largest magnitude."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(model_path(name)), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    found = dict(zip(names, session.run(None, inputs), strict=True))
+    return {n: float(np.abs(found[n] - v).max() / max(np.abs(v).max(), 1e-30)) for n, v in expected.items()}
+
+
+@needs_assets
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["float32", "float16"])
+@pytest.mark.parametrize("name", model_names())
+def test_a_real_model(name: str, scheme: str) -> None:
+    model = load(model_path(name))
+    inputs = inputs_for(name)
+    expected = reference(model, inputs)
+    pipeline.run(model, TARGET.passes(Request(scheme)))
+    assert [str(r) for r in refusals(model)] == []
+    content = emitted(model)
+    for resolver in RESOLVERS:
+        found = LiteRT(content, resolver).run(inputs)
+        assert list(found) or found.keys() == expected.keys()
+        allowed = spread(name, inputs, expected)
+        for key, right in expected.items():
+            assert found[key].shape == right.shape
+            error = np.abs(found[key] - right).max() / max(float(np.abs(right).max()), 1e-30)
+            bound = max(1e-5, 4 * allowed[key]) if scheme == "float32" else 5e-2
+            assert error <= bound, f"{resolver} {key}: {error:.2g}, at most {bound:.2g}"
