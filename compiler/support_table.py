@@ -56,9 +56,9 @@ def quantities_table(vocabulary: Vocabulary) -> str:
     parts = [
         "# Quantities",
         "",
-        "What a row may bound by name. Made from the docstrings in `compiler/quantities/`, not edited by hand.",
-        "A name that ends in `.*` takes an argument: `attr.mode`, `X.dim.-1`. Where a quantity is not known before",
-        'running, a bound does not hold unless it says `unknown = "ok"`.',
+        "What a row may bound by name. Made from the docstrings in `compiler/quantities/`, not by hand.",
+        "A name that ends in `.*` takes an argument: `attr.mode`, `X.dim.-1`. Where a quantity is not known",
+        'before running, a bound does not hold unless it says `unknown = "ok"`.',
         "",
     ]
     for title, prefix, table in (
