@@ -12,14 +12,12 @@ from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.relayout import set_layout
 from tapeout.compiler.rewriting import Changes
 from tapeout.passes.layout.check import Transposed, needed_transposes, removable_transposes
+from tapeout.passes.layout.operators import LAST_AXIS
 from tapeout.passes.layout.problem import Problem
 from tapeout.passes.layout.rebuild import Rebuild
 from tapeout.passes.layout.search import solve
 
 __all__ = ["LAST_AXIS", "ChannelsLast", "Transposed", "needed_transposes", "removable_transposes"]
-
-# Operators that hardware offers along the last axis only.
-LAST_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "TopK")
 
 
 @dataclass(frozen=True)

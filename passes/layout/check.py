@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
+from tapeout.passes.layout.operators import LAST_AXIS, describe
 from tapeout.passes.layout.problem import Problem
 from tapeout.passes.layout.search import solve
 from tapeout.passes.layout.views import VIEWS, Group, Root, flat, size_of
@@ -22,7 +23,7 @@ class Transposed(NamedTuple):
     reason: str
 
 
-def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = ()) -> list[Transposed]:
+def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = LAST_AXIS) -> list[Transposed]:
     """The Transposes of `model` that another assignment of axis orders makes do without, with the same
     constraints: graph inputs and outputs as they are, operators of the domain `tapeout` as they are.
 
@@ -73,10 +74,10 @@ def removable_transposes(model: ir.Model, last_axis: tuple[str, ...] = ()) -> li
     return found
 
 
-def needed_transposes(model: ir.Model) -> list[Transposed]:
+def needed_transposes(model: ir.Model, last_axis: tuple[str, ...] = LAST_AXIS) -> list[Transposed]:
     """All Transposes of `model` that `removable_transposes` does not list, each with the reason why it
     stays."""
-    removable = {t.node for t in removable_transposes(model)}
+    removable = {t.node for t in removable_transposes(model, last_axis)}
     found = []
     for graph in g.graphs(model):
         for node in graph:
@@ -92,28 +93,64 @@ def _entry(node: ir.Node, reason: str) -> Transposed:
 def _why(node: ir.Node) -> str:
     source, made = node.inputs[0], node.outputs[0]
     assert source is not None
-    start = source
-    while (maker := g.producer(start, *VIEWS)) is not None and maker.inputs[0] is not None:
-        start = maker.inputs[0]
-    ends = _readers(made)
-    outputs = [v.name for v in ends if isinstance(v, ir.Value)]
-    if start.is_graph_input():
-        return f"input '{start.name}' keeps its layout"
-    if outputs:
-        return f"output '{outputs[0]}' keeps its layout"
-    reader = next((n for n in ends if isinstance(n, ir.Node)), None)
-    maker = start.producer()
-    whose = f"'{maker.name}' ({maker.op_type})" if maker is not None else f"'{start.name}'"
-    what = f"{reader.op_type} '{reader.name}'" if reader is not None else f"'{made.name}'"
-    return f"{what} reads what {whose} makes in another order: {', '.join(origin(node))}"
+    above, below = _sources(source), _readers(made)
+    if all(isinstance(s, ir.Value) for s in above):
+        names = " and ".join(f"'{s.name}'" for s in above)
+        return f"input {names} keeps its layout" if names else "it transposes what is computed from constants"
+    if all(isinstance(r, ir.Value) for r in below):
+        return f"output {' and '.join(repr(r.name) for r in below)} keeps its layout"
+    first = next(s for s in above if isinstance(s, ir.Node))
+    last = next(r for r in below if isinstance(r, ir.Node))
+    return (
+        f"between {_label(first)} and {_label(last)}, which work in different orders; "
+        f"it is there for '{', '.join(origin(node))}'"
+    )
+
+
+def _label(node: ir.Node) -> str:
+    return f"{node.op_type} '{node.name}'"
+
+
+def _follows(node: ir.Node) -> bool:
+    """True where a node takes any order, so that it is not what asks for a Transpose."""
+    if node.domain == "" and node.op_type in VIEWS:
+        return True
+    operator = describe(node, frozenset())
+    return operator is not None and operator.orders is None and not operator.last
+
+
+def _sources(value: ir.Value) -> list[ir.Node | ir.Value]:
+    """The graph inputs and the nodes that keep an order of their own behind `value`."""
+    found: dict[ir.Node | ir.Value, None] = {}
+    queue, seen = [value], {value}
+    while queue:
+        value = queue.pop()
+        maker = value.producer()
+        if maker is None:
+            if not g.is_constant(value):
+                found[value] = None
+        elif not _follows(maker):
+            found[maker] = None
+        else:
+            further = [v for v in maker.inputs if v is not None and v not in seen and g.rank(v)]
+            queue += further
+            seen.update(further)
+    return list(found)
 
 
 def _readers(value: ir.Value) -> list[ir.Node | ir.Value]:
-    """The nodes that read `value`, and the graph outputs that it is, through views."""
-    found: list[ir.Node | ir.Value] = [value] if value.is_graph_output() else []
-    for use in value.uses():
-        if use.node.domain == "" and use.node.op_type in VIEWS and use.idx == 0:
-            found += _readers(use.node.outputs[0])
-        else:
-            found.append(use.node)
-    return found
+    """The graph outputs and the nodes that keep an order of their own that read `value`."""
+    found: dict[ir.Node | ir.Value, None] = {}
+    queue, seen = [value], {value}
+    while queue:
+        value = queue.pop()
+        if value.is_graph_output():
+            found[value] = None
+        for use in value.uses():
+            if not _follows(use.node):
+                found[use.node] = None
+            else:
+                further = [v for v in use.node.outputs if v not in seen]
+                queue += further
+                seen.update(further)
+    return list(found)

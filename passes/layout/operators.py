@@ -28,6 +28,9 @@ from tapeout.passes.layout.freedom import (
     set_input,
 )
 
+# Operators that hardware offers along the last axis only.
+LAST_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "TopK")
+
 
 def describe(node: ir.Node, axis_last: frozenset[str]) -> Operator | None:
     """The freedom of `node`, or None where it has none. Operators named in `axis_last` work on the last axis

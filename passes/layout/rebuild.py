@@ -21,6 +21,9 @@ class Rebuild:
         # The dimensions in the source's order, which values that are stored in another lose.
         self._dims = {u.value: dims_of(u.value) for m in problem.members.values() for u in m.uses}
         self._dims.update((u.value, dims_of(u.value)) for u in problem.outputs)
+        # Outputs whose layout is not the source's, because the user asked for another.
+        said = {v.name or "": v.metadata_props.get(LAYOUT) for v in problem.graph.outputs}
+        self._asked = {name: text for name, text in said.items() if text is not None}
 
     def run(self) -> int:
         """Rebuild; returns the number of edits."""
@@ -108,7 +111,8 @@ class Rebuild:
                 value.name = g.fresh(self.graph, name)
             new.name = name
             new.metadata_props.pop(LAYOUT, None)
-            new.metadata_props.update({k: v for k, v in value.metadata_props.items() if k == LAYOUT})
+            if name in self._asked:
+                new.metadata_props[LAYOUT] = self._asked[name]
         self.graph.outputs[index] = new
         self.count += 1
 

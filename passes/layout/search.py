@@ -47,7 +47,8 @@ class Search:
         first: dict[Member, Mode | None] = {
             m: m.start for m in members if m.free and m.operator is not None and m.start is not None
         }
-        self.expand(last)
+        # Where it costs the same, tensors are channels-last: an activation then stays beside its convolution.
+        self.problem.modes.update({m: p for m, p in last.items() if m.free})
         self.expand(first)
         left = self.problem.total(self.problem.modes)
         if not left or not any(True for _ in self.problem.copies(self.problem.modes)):

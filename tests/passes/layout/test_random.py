@@ -96,7 +96,7 @@ def least(problem: Problem, orders: list[tuple[int, ...]] | None = None) -> int:
     return min(problem.total({**base, **dict(zip(free, c, strict=True))}) for c in every)
 
 
-@settings(SETTINGS, max_examples=300)
+@settings(SETTINGS, max_examples=120)
 @given(graphs.models(most=7, kinds=graphs.PLAIN, free=False))
 def test_two_orders_are_exact(model: ir.Model) -> None:
     problem = Problem(model.graph, frozenset(LAST_AXIS))
@@ -106,7 +106,7 @@ def test_two_orders_are_exact(model: ir.Model) -> None:
         assert problem.total(problem.modes) <= best
 
 
-@settings(SETTINGS, max_examples=300)
+@settings(SETTINGS, max_examples=100)
 @given(graphs.models(most=5, free=False))
 def test_many_orders_are_exact_on_small_graphs(model: ir.Model) -> None:
     """All 24 orders for up to two nodes, else those of the graph's own Transposes."""
