@@ -75,12 +75,13 @@ def _import(proto: onnx.ModelProto, tensors: TensorReader, budget: Budget) -> ir
     _order(model.graph)
     g.share_names(model.graph)
     infer(model)
-    for value, (type_, shape) in builder.types.declared.items():
+    for value in builder.types.stated:
         # What inference cannot know (operators of other domains) is believed to the source.
-        if value.type is None:
-            value.type = type_
-        if value.shape is None and type_ == value.type:
-            value.shape = shape
+        if value.type is None or value.shape is None:
+            type_, shape = builder.types.declared(value)
+            value.type = value.type or type_
+            if value.shape is None and type_ == value.type:
+                value.shape = shape
     found = check.faults(model)
     if found:
         raise InvalidModelError("the model is not valid: " + "; ".join(found))

@@ -99,7 +99,7 @@ class NodeMaker(ABC):
             if self.ours:
                 self.types.state(value, info, f"the value '{info.name}'", self.ours)
             else:
-                self.types.declared[value] = self.types.read(info.type, f"the value '{info.name}'")
+                self.types.stated[value] = info
         # Names that the source gives win over names made here.
         names: dict[int, tuple[str, str]] = {}
         for index in sorted(range(len(nodes)), key=lambda i: not nodes[i].name):

@@ -29,7 +29,7 @@ class Scope:
     """Names that nodes of one graph or function body may read; `outer` is where a subgraph looks next.
 
     `versions`: opset imports. `attributes`: what a function was called with, None outside functions.
-    `prefix` and `origin` are set for bodies: their nodes are named "call/inner"; a made body has its caller's
+    `prefix` and `origin` are set for bodies: nodes are named "call/inner"; a made body has its caller's
     origin.
     `given`: outputs of a body that are values of its caller.
     """
@@ -94,7 +94,7 @@ class Names:
 
 
 def text(*values: str | bytes) -> None:
-    """Raise InvalidModelError where the file holds bytes that are no UTF-8: the parser gives them as they are."""
+    """Raise InvalidModelError for bytes that are no UTF-8: the parser hands them through."""
     for value in values:
         if not isinstance(value, str):
             raise InvalidModelError(f"the model holds text that is not UTF-8: {bytes(value[:40])!r}")

@@ -11,12 +11,13 @@ from tapeout.compiler.ir.scopes import Names, properties, text
 
 
 class Types:
-    """`declared` holds what the source states for values inside: a hint, which inference replaces."""
+    """`stated` holds what the source states for values inside, read only where asked for: inference knows
+    better."""
 
     def __init__(self, budget: Budget, names: Names) -> None:
         self.budget = budget
         self.names = names
-        self.declared: dict[ir.Value, tuple[ir.TypeProtocol | None, ir.Shape | None]] = {}
+        self.stated: dict[ir.Value, onnx.ValueInfoProto] = {}
 
     def state(self, value: ir.Value, info: onnx.ValueInfoProto, what: str, ours: bool) -> None:
         """Give `value` the type and shape that the source states for it."""
@@ -57,18 +58,23 @@ class Types:
         self.budget.count([d for d in dims if isinstance(d, int)], what)
         return type_, ir.Shape(dims)
 
+    def declared(self, value: ir.Value) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:
+        """What the source states for `value`."""
+        info = self.stated.get(value)
+        return (None, None) if info is None else self.read(info.type, f"the value '{value.name}'")
+
     def dtype(self, value: ir.Value | None) -> ir.DataType | None:
         """The element type of a tensor, None where it is not known."""
         if value is None:
             return None
-        type_ = value.type or self.declared.get(value, (None, None))[0]
+        type_ = value.type or self.declared(value)[0]
         return None if type_ is None or not isinstance(type_, ir.TensorType) else type_.dtype
 
     def rank(self, value: ir.Value | None) -> int | None:
         """The number of dimensions of a tensor, None where it is not known."""
         if value is None:
             return None
-        shape = value.shape if value.shape is not None else self.declared.get(value, (None, None))[1]
+        shape = value.shape if value.shape is not None else self.declared(value)[1]
         return None if shape is None else shape.rank()
 
     def serialized(self, value: ir.Value | None) -> bytes | None:
@@ -76,7 +82,7 @@ class Types:
         proto = onnx.TypeProto()
         if value is None:
             return bytes(proto.SerializeToString())
-        declared = self.declared.get(value, (None, None))
+        declared = self.declared(value)
         type_, shape = value.type or declared[0], value.shape if value.shape is not None else declared[1]
         if type_ is None:
             return None

@@ -1,4 +1,4 @@
-"""Damaged and malicious files end in one clear error, whatever byte is wrong; external data stays in its folder."""
+"""Damaged and malicious files end in one clear error; external data stays in its folder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_model_itself_loads(scratch: Path) -> None:
 
 def test_truncated_at_any_offset(scratch: Path) -> None:
     for end in [*range(1, 200), *range(200, len(CONTENT), 37)]:
-        # Cut between two fields of the model the rest is still a message: one without opset, graph or weights.
+        # Cut between two fields, the rest is still a message, but one without opset, graph or weights.
         assert attempt(CONTENT[:end], scratch) is not None, end
 
 
@@ -113,7 +113,7 @@ def test_bytes_cut_out_and_put_in(scratch: Path, position: int, length: int, new
     attempt(CONTENT[:position] + new + CONTENT[position + length :], scratch)
 
 
-# --- the shell ----------------------------------------------------------------------------------------------------
+# --- the shell ------------------------------------------------------------------------------------------
 
 
 def test_large_tensors_are_views_of_the_file(tmp_path: Path) -> None:
@@ -136,7 +136,8 @@ def test_float_data_and_constants_in_subgraphs_and_functions_leave_the_shell(tmp
             p = f.F (x)
             y = If (c) < then_branch = t () => (float[5000] o) { o = Add (p, w) },
                          else_branch = e () => (float[5000] q) { q = Neg (p) } > }
-        <domain: "f", opset_import: ["": 21]> F (a) => (b) { k = Constant <value_int = 1> ()  b = Mul (a, k) }""")
+        <domain: "f", opset_import: ["": 21]> 
+        F (a) => (b) { k = Constant <value_int = 1> ()  b = Mul (a, k) }""")
     proto.graph.node[1].attribute[0].g.initializer.append(packed)
     constant = proto.functions[0].node[0].attribute[0]
     constant.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(big * 2)))
@@ -185,7 +186,7 @@ def test_a_constant_of_128_gb_costs_nothing(tmp_path: Path) -> None:
     assert [n.op_type for n in model.graph] == ["ConstantOfShape"]
 
 
-# --- external data ------------------------------------------------------------------------------------------------
+# --- external data --------------------------------------------------------------------------------------
 
 
 def external(folder: Path, location: str, offset: str | None = None, length: str | None = None) -> Path:
@@ -210,9 +211,16 @@ def external(folder: Path, location: str, offset: str | None = None, length: str
 DATA = RNG.standard_normal(16).astype(np.float32)
 
 
-@pytest.mark.parametrize(("location", "offset", "length"), [
-    ("w.bin", None, None), ("w.bin", "4", None), ("w.bin", "32", "32"), ("sub/w.bin", "0", "32"), ("./sub/./w.bin", None, "32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("location", "offset", "length"),
+    [
+        ("w.bin", None, None),
+        ("w.bin", "4", None),
+        ("w.bin", "32", "32"),
+        ("sub/w.bin", "0", "32"),
+        ("./sub/./w.bin", None, "32"),
+    ],
+)
 def test_external_data_is_mapped(
     tmp_path: Path, location: str, offset: str | None, length: str | None
 ) -> None:
@@ -227,15 +235,29 @@ def test_external_data_is_mapped(
     assert [Path(p).name for p in model.meta["tapeout.files"]] == ["model.onnx", "w.bin"]
 
 
-@pytest.mark.parametrize(("location", "offset", "length", "word"), [
-    ("../secret", None, None, "no path inside"), ("a/../../secret", None, None, "no path inside"),
-    ("/etc/passwd", None, None, "no path inside"), ("", None, None, "no path inside"), (".", None, None, "no path inside"),
-    ("missing.bin", None, None, "No such file"), ("link.bin", None, None, "cannot be opened"),
-    ("inner_link.bin", None, None, "cannot be opened"), ("folder_link/secret", None, None, "cannot be opened"),
-    ("hard.bin", None, None, "hard links"), ("folder", None, None, "no regular file"), ("pipe", None, None, "no regular file"),
-    ("w.bin", "36", None, "needs bytes"), ("w.bin", "-4", None, "offset"), ("w.bin", "x", None, "offset"),
-    ("w.bin", "9" * 30, None, "offset"), ("w.bin", None, "36", "states 36"), ("w.bin", None, "0", "states 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("location", "offset", "length", "word"),
+    [
+        ("../secret", None, None, "no path inside"),
+        ("a/../../secret", None, None, "no path inside"),
+        ("/etc/passwd", None, None, "no path inside"),
+        ("", None, None, "no path inside"),
+        (".", None, None, "no path inside"),
+        ("missing.bin", None, None, "No such file"),
+        ("link.bin", None, None, "cannot be opened"),
+        ("inner_link.bin", None, None, "cannot be opened"),
+        ("folder_link/secret", None, None, "cannot be opened"),
+        ("hard.bin", None, None, "hard links"),
+        ("folder", None, None, "no regular file"),
+        ("pipe", None, None, "no regular file"),
+        ("w.bin", "36", None, "needs bytes"),
+        ("w.bin", "-4", None, "offset"),
+        ("w.bin", "x", None, "offset"),
+        ("w.bin", "9" * 30, None, "offset"),
+        ("w.bin", None, "36", "states 36"),
+        ("w.bin", None, "0", "states 0"),
+    ],
+)
 def test_external_data_that_escapes_or_does_not_fit(
     tmp_path: Path, location: str, offset: str | None, length: str | None, word: str
 ) -> None:
