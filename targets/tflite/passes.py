@@ -10,6 +10,7 @@ from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.fusion import FUSION
 from tapeout.passes.layout import ChannelsLast
 from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
+from tapeout.targets.tflite.legalize.fusible import FusibleActivations
 from tapeout.targets.tflite.legalize.padding import Padding
 from tapeout.targets.tflite.legalize.plain import PLAIN, WRITTEN
 from tapeout.targets.tflite.legalize.rearranging import Rearranging
@@ -38,6 +39,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
         *PLAIN,
         *LEGALIZE,
         ChannelsLast(),
+        FusibleActivations,
         *CANONICALIZE,
         *storage,
     )
@@ -47,4 +49,4 @@ def kernels(device: str) -> frozenset[str]:
     """The standard operators that are not written out in simpler ones: rows take them, or passes here do."""
     from tapeout.targets.tflite import declaration
 
-    return LEGALIZED | {op for op in declaration(device).rows if "::" not in op}
+    return LEGALIZED | WRITTEN | {op for op in declaration(device).rows if "::" not in op}

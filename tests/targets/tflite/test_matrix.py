@@ -98,10 +98,10 @@ def test_a_constant_on_the_left() -> None:
 
 
 def test_float16_weights_stay_float16() -> None:
-    values = np.random.default_rng(0).standard_normal(64 * 32).astype(np.float16)
+    values = np.random.default_rng(0).standard_normal(512 * 128).astype(np.float16)
     numbers = ", ".join(str(v) for v in values.view(np.uint16))  # the text syntax takes float16 as bits
     made = agrees(
-        f"agraph (float[2,64] x) => (float[2,32] y)\n<float16[64,32] h = {{{numbers}}}>\n"
+        f"agraph (float[2,512] x) => (float[2,128] y)\n<float16[512,128] h = {{{numbers}}}>\n"
         "{ w = Cast <to = 1> (h) y = MatMul (x, w) }",
         tolerance=1e-4,
     )

@@ -168,6 +168,24 @@ def test_activations_are_fused_into_what_they_follow(call: str, bounds: str) -> 
     assert made == ["TRANSPOSE", "CONV_2D", "CONV_2D", "TRANSPOSE"]
 
 
+def test_an_activation_behind_a_transpose_is_fused() -> None:
+    made = agrees(
+        f"agraph (float[1,3,8,8] x) => (float[1,4,6,6] y)\n<{initializer('w', 4, 3, 3, 3)}>\n"
+        "{ t = Conv (x, w) y = Relu (t) }"
+    )
+    assert made == ["TRANSPOSE", "CONV_2D", "TRANSPOSE"]
+
+
+def test_a_chain_along_one_axis_stays_wide() -> None:
+    data = f"{initializer('w', 4, 3, 3)}, {initializer('v', 2, 4, 3)}"
+    made = agrees(
+        f"agraph (float[1,3,20] x) => (float[1,2,16] y)\n<{data}>\n"
+        "{ t = Conv (x, w) r = Relu (t) u = Conv (r, v) y = Relu (u) }"
+    )
+    assert [m for m in made if m not in ("RESHAPE", "TRANSPOSE")] == ["CONV_2D", "CONV_2D"]
+    assert made.index("CONV_2D") + 1 == len(made) - 1 - made[::-1].index("CONV_2D")
+
+
 def test_an_activation_is_not_fused_where_its_input_is_read_elsewhere() -> None:
     w = initializer("w", 4, 3, 3, 3)
     made = agrees(
