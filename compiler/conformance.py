@@ -104,9 +104,15 @@ class Report:
             f"{self.target}: {len(self.outcomes)} node cases on {', '.join(self.runtimes) or 'no runtime'}",
             ", ".join(f"{n} {status}" for status, n in self.counts().items()),
         ]
-        faults = [o for o in self.outcomes if o.status in STATUSES[2:]]
+        faults: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+        for o in self.outcomes:
+            if o.status in STATUSES[2:]:
+                faults[o.status, o.reason].append(o)
         if faults:
-            lines += ["", "faults:"] + [f"  {o.status:12} {o.case} ({o.op}): {o.reason}" for o in faults]
+            lines += ["", "faults:"]
+        for (status, reason), same in faults.items():
+            more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+            lines.append(f"  {status:12} {same[0].case}{more} ({same[0].op}): {reason}")
         reasons = self.reasons()
         if reasons:
             lines += ["", "refused:"] + [f"  {n:4} {reason}" for reason, n in reasons]

@@ -12,6 +12,8 @@ Div(a, b)             -> through int32 (int64 that counts elements)
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -20,7 +22,7 @@ from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 
 INT32, INT64, FLOAT = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT
 
-Result = ir.Value | str | None
+Result = Any  # values, a reason, or None: see NodeRule.rewrite
 
 
 def present(node: ir.Node) -> list[ir.Value]:
@@ -52,13 +54,13 @@ class Tan(NodeRule):
     ops = ("Tan",)
 
     def rewrite(self, op: Builder, node: ir.Node) -> Result:
-        return op.Div(op.Sin(node.inputs[0]), op.Cos(node.inputs[0]))  # type: ignore[no-any-return]
+        return op.Div(op.Sin(node.inputs[0]), op.Cos(node.inputs[0]))
 
 
 class Hyperbolic(NodeRule):
-    """Sinh(x) -> 2t / (1 - t*t), t = Tanh(x/2), where |x| < 1, else (e^x - e^-x) / 2; Cosh(x) -> (e^x + e^-x) / 2.
+    """Sinh(x) -> 2t / (1 - tt), t = Tanh(x/2), where |x| < 1, else (e^x - e^-x) / 2; Cosh(x) likewise.
 
-    The halves are taken before the exponential, e^(x - ln 2), so that they overflow only where the result does.
+    The halves are taken before the exponential, e^(x - ln 2): they overflow only where the result does.
     """
 
     ops = ("Sinh", "Cosh")
@@ -70,10 +72,10 @@ class Hyperbolic(NodeRule):
         half = float(np.log(2.0))
         up, down = op.Exp(op.Sub(x, half)), op.Exp(op.Sub(op.Neg(x), half))
         if node.op_type == "Cosh":
-            return op.Add(up, down)  # type: ignore[no-any-return]
+            return op.Add(up, down)
         t = op.Tanh(op.Mul(x, 0.5))
         near = op.Div(op.Mul(t, 2.0), op.Add(op.Neg(op.Mul(t, t)), 1.0))
-        return op.Where(op.Less(op.Abs(x), 1.0), near, op.Sub(up, down))  # type: ignore[no-any-return]
+        return op.Where(op.Less(op.Abs(x), 1.0), near, op.Sub(up, down))
 
 
 def _log1p(op: Builder, u: ir.Value) -> ir.Value:
@@ -81,13 +83,15 @@ def _log1p(op: Builder, u: ir.Value) -> ir.Value:
     w = op.Add(u, 1.0)
     d = op.Add(w, -1.0)
     zero = op.Equal(d, 0.0)
-    return op.Where(zero, u, op.Mul(op.Log(w), op.Div(u, op.Where(zero, op.constant(1.0, FLOAT), d))))  # type: ignore[no-any-return]
+    made: ir.Value = op.Where(
+        zero, u, op.Mul(op.Log(w), op.Div(u, op.Where(zero, op.constant(1.0, FLOAT), d)))
+    )
+    return made
 
 
 class AreaFunctions(NodeRule):
-    """Asinh(x) -> sign(x) log1p(a + a*a / (1 + sqrt(a*a + 1))), a = |x|; Acosh(x) -> log1p(u + sqrt(u (u + 2))),
-    u = x - 1; Atanh(x) -> log1p(2x / (1 - x)) / 2. Asinh past 1e18 -> log(a) + log 2, before a*a overflows.
-    """
+    """Asinh(x) -> sign(x) log1p(a + aa / (1 + sqrt(aa + 1))), a = |x|; past 1e18, before aa overflows, log a + log 2
+    Acosh(x) -> log1p(u + sqrt(u (u + 2))), u = x - 1; Atanh(x) -> sign(x) log1p(2a / (1 - a)) / 2"""
 
     ops = ("Asinh", "Acosh", "Atanh")
 
@@ -98,22 +102,22 @@ class AreaFunctions(NodeRule):
         if node.op_type == "Atanh":
             a = op.Abs(x)
             grown = op.Div(op.Mul(a, 2.0), op.Add(op.Neg(a), 1.0))
-            return op.Mul(op.Sign(x), op.Mul(_log1p(op, grown), 0.5))  # type: ignore[no-any-return]
+            return op.Mul(op.Sign(x), op.Mul(_log1p(op, grown), 0.5))
         log2 = float(np.log(2.0))
         if node.op_type == "Acosh":
             u = op.Add(x, -1.0)
             near = _log1p(op, op.Add(u, op.Mul(op.Sqrt(u), op.Sqrt(op.Add(u, 2.0)))))
-            return op.Where(op.Greater(x, 1e18), op.Add(op.Log(x), log2), near)  # type: ignore[no-any-return]
+            return op.Where(op.Greater(x, 1e18), op.Add(op.Log(x), log2), near)
         a = op.Abs(x)
         small = op.Min(a, 1e18)
         square = op.Mul(small, small)
         near = _log1p(op, op.Add(small, op.Div(square, op.Add(op.Sqrt(op.Add(square, 1.0)), 1.0))))
         far = op.Add(op.Log(a), log2)
-        return op.Mul(op.Sign(x), op.Where(op.Greater(a, 1e18), far, near))  # type: ignore[no-any-return]
+        return op.Mul(op.Sign(x), op.Where(op.Greater(a, 1e18), far, near))
 
 
 class IntegerFmod(NodeRule):
-    """Mod(x, y, fmod=1) -> r - y where r is not 0 and has another sign than x, else r; r = Mod(x, y) (integers)"""
+    """Mod(x, y, fmod=1) -> r - y where r is not 0 and its sign is not that of x, else r; r = Mod(x, y)"""
 
     ops = ("Mod",)
 
@@ -123,7 +127,7 @@ class IntegerFmod(NodeRule):
             return None
         r = op.Mod(x, y)
         crossed = op.Xor(op.Less(r, 0), op.Less(x, 0))
-        return op.Where(op.And(op.Not(op.Equal(r, 0)), crossed), op.Sub(r, y), r)  # type: ignore[no-any-return]
+        return op.Where(op.And(op.Not(op.Equal(r, 0)), crossed), op.Sub(r, y), r)
 
 
 class BitwiseNotOr(NodeRule):
@@ -135,11 +139,11 @@ class BitwiseNotOr(NodeRule):
         inputs = present(node)
         if node.op_type == "BitwiseOr":
             a, b = inputs
-            return op.BitwiseXor(op.BitwiseXor(a, b), op.BitwiseAnd(a, b))  # type: ignore[no-any-return]
+            return op.BitwiseXor(op.BitwiseXor(a, b), op.BitwiseAnd(a, b))
         dtype = inputs[0].dtype
         assert dtype is not None
         kind = dtype.numpy()
-        return op.BitwiseXor(inputs[0], np.asarray(~np.zeros((), kind), kind))  # type: ignore[no-any-return]
+        return op.BitwiseXor(inputs[0], np.asarray(~np.zeros((), kind), kind))
 
 
 class EqualShapes(NodeRule):
@@ -155,7 +159,7 @@ class EqualShapes(NodeRule):
         common = np.array(np.broadcast_shapes(first, second), np.int64)
         parts = [v if s == tuple(common) else op.Expand(v, common) for v, s in ((a, first), (b, second))]
         attributes = {"direction": g.attribute(node, "direction")} if node.op_type == "BitShift" else {}
-        return getattr(op, node.op_type)(*parts, **attributes)  # type: ignore[no-any-return]
+        return getattr(op, node.op_type)(*parts, **attributes)
 
 
 class PowOfOneType(NodeRule):
@@ -169,7 +173,7 @@ class PowOfOneType(NodeRule):
             return None
         if not x.dtype.is_floating_point() and not (x.dtype.is_integer() and y.dtype.is_integer()):
             return "an integer to a fractional power"
-        return op.Pow(x, op.Cast(y, to=x.dtype))  # type: ignore[no-any-return]
+        return op.Pow(x, op.Cast(y, to=x.dtype))
 
 
 class Int64SignAbs(NodeRule):
@@ -182,12 +186,12 @@ class Int64SignAbs(NodeRule):
         if x.dtype != INT64:
             return None
         if node.op_type == "Abs":
-            return op.Max(x, op.Neg(x))  # type: ignore[no-any-return]
-        return op.Sub(op.Cast(op.Greater(x, 0), to=INT64), op.Cast(op.Less(x, 0), to=INT64))  # type: ignore[no-any-return]
+            return op.Max(x, op.Neg(x))
+        return op.Sub(op.Cast(op.Greater(x, 0), to=INT64), op.Cast(op.Less(x, 0), to=INT64))
 
 
 class NarrowDivision(NodeRule):
-    """Div(a, b) -> Cast(Div(Cast(a), Cast(b))) through int32 (int64 that counts elements: no tensor has 2^31)"""
+    """Div(a, b) -> Cast(Div(Cast(a), Cast(b))) through int32, of int64 that counts elements"""
 
     ops = ("Div",)
 
@@ -197,7 +201,7 @@ class NarrowDivision(NodeRule):
             return None
         if not (counts(a) and counts(b)):
             return "int64 that may not fit int32"
-        return op.Cast(op.Div(op.Cast(a, to=INT32), op.Cast(b, to=INT32)), to=INT64)  # type: ignore[no-any-return]
+        return op.Cast(op.Div(op.Cast(a, to=INT32), op.Cast(b, to=INT32)), to=INT64)
 
 
 _COUNTING = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
@@ -253,7 +257,7 @@ class CastLike(NodeRule):
         x, like = present(node)
         if like.dtype is None:
             return "the type to cast to is not known"
-        return op.Cast(x, to=like.dtype, saturate=g.attribute(node, "saturate"))  # type: ignore[no-any-return]
+        return op.Cast(x, to=like.dtype, saturate=g.attribute(node, "saturate"))
 
 
 class UnboundedClip(NodeRule):

@@ -23,7 +23,7 @@ from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 
 INT64 = ir.DataType.INT64
 
-Result = ir.Value | tuple[ir.Value, ...] | str | None
+Result = Any  # values, a reason, or None: see NodeRule.rewrite
 
 # Constants made here are as large as the indices; beyond this they are refused rather than written.
 LIMIT = 1 << 24
@@ -34,7 +34,7 @@ def _vector(*values: int) -> np.ndarray[Any, Any]:
 
 
 def _linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> tuple[ir.Value, int] | str:
-    """Positions in flat `data` of the elements that `indices` name along `axis`, and the number of elements."""
+    """Positions in flat `data` of what `indices` name along `axis`, and the number of elements of `data`."""
     shape, extent = g.static_dims(data), g.static_dims(indices)
     if shape is None or extent is None:
         return "the shapes are not known"
@@ -64,7 +64,7 @@ class Elements(NodeRule):
         found = _linear(op, data, indices, g.attribute(node, "axis", 0))
         if isinstance(found, str):
             return found
-        return op.Gather(op.Reshape(data, _vector(-1)), found[0], axis=0)  # type: ignore[no-any-return]
+        return op.Gather(op.Reshape(data, _vector(-1)), found[0], axis=0)
 
 
 class ScatterInElements(NodeRule):
@@ -85,7 +85,7 @@ class ScatterInElements(NodeRule):
         flat = op.ScatterND(
             op.Reshape(data, _vector(-1)), places, op.Reshape(updates, _vector(-1)), reduction=reduction
         )
-        return op.Reshape(flat, _vector(*(g.static_dims(data) or ())))  # type: ignore[no-any-return]
+        return op.Reshape(flat, _vector(*(g.static_dims(data) or ())))
 
 
 class BatchedGatherND(NodeRule):
@@ -105,7 +105,7 @@ class BatchedGatherND(NodeRule):
         if int(np.prod(extent)) > LIMIT:
             return f"more than {LIMIT} indices"
         grid = np.indices(extent[:-1], dtype=np.int64)[:batch]
-        return op.GatherND(data, op.Concat(np.moveaxis(grid, 0, -1), indices, axis=-1))  # type: ignore[no-any-return]
+        return op.GatherND(data, op.Concat(np.moveaxis(grid, 0, -1), indices, axis=-1))
 
 
 class Compress(NodeRule):
@@ -118,7 +118,7 @@ class Compress(NodeRule):
         axis = g.attribute(node, "axis")
         if axis is None:
             x, axis = op.Reshape(x, _vector(-1)), 0
-        return op.Gather(x, op.Reshape(op.NonZero(condition), _vector(-1)), axis=axis)  # type: ignore[no-any-return]
+        return op.Gather(x, op.Reshape(op.NonZero(condition), _vector(-1)), axis=axis)
 
 
 class TopKLast(NodeRule):
@@ -165,7 +165,7 @@ class TimeSecond(NodeRule):
             return "the rank is not known"
         order = [1, 0, *range(2, rank)]
         turned = op.ReverseSequence(op.Transpose(x, perm=order), lengths, batch_axis=0, time_axis=1)
-        return op.Transpose(turned, perm=order)  # type: ignore[no-any-return]
+        return op.Transpose(turned, perm=order)
 
 
 class Trilu(NodeRule):
@@ -188,7 +188,7 @@ class Trilu(NodeRule):
                 return f"a mask of more than {LIMIT} elements"
             apart = np.arange(columns, dtype=np.int64)[None, :] - np.arange(rows, dtype=np.int64)[:, None]
             if number is not None:
-                return op.Where(apart >= number if upper else apart <= number, x, zero)  # type: ignore[no-any-return]
+                return op.Where(apart >= number if upper else apart <= number, x, zero)
             difference: Any = op.constant(apart)
         else:
             start, step = np.asarray(0, np.int64), np.asarray(1, np.int64)
@@ -197,7 +197,7 @@ class Trilu(NodeRule):
             difference = op.Sub(op.Unsqueeze(column, _vector(0)), op.Unsqueeze(row, _vector(1)))
         bound: Any = np.asarray(number, np.int64) if number is not None else op.Reshape(k, _vector(1))
         mask = op.GreaterOrEqual(difference, bound) if upper else op.LessOrEqual(difference, bound)
-        return op.Where(mask, x, zero)  # type: ignore[no-any-return]
+        return op.Where(mask, x, zero)
 
 
 class EyeLike(NodeRule):
@@ -232,7 +232,7 @@ class Hardmax(NodeRule):
         if not isinstance(size, int):
             return "the size of the axis is not known"
         place = op.ArgMax(x, axis=axis, keepdims=0)
-        return op.OneHot(place, np.asarray(size, np.int64), np.array([0, 1], x.dtype.numpy()), axis=axis)  # type: ignore[no-any-return]
+        return op.OneHot(place, np.asarray(size, np.int64), np.array([0, 1], x.dtype.numpy()), axis=axis)
 
 
 class IntegerOneHot(NodeRule):
@@ -247,7 +247,7 @@ class IntegerOneHot(NodeRule):
         if indices.dtype in wide and depth.dtype in wide:
             return None
         places, count = (v if v.dtype in wide else op.Cast(v, to=INT64) for v in (indices, depth))
-        return op.OneHot(places, count, values, axis=g.attribute(node, "axis", -1))  # type: ignore[no-any-return]
+        return op.OneHot(places, count, values, axis=g.attribute(node, "axis", -1))
 
 
 INDEXING: tuple[Rule, ...] = (

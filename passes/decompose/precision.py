@@ -1,8 +1,8 @@
 """Computing in a wider type where a narrow one has no kernel: Op(x) -> Cast(Op(Cast(x, wide)), narrow).
 
 Integers wrap alike: the low bits of a sum, difference or product do not depend on the width, and every other
-operation on numbers that fit the narrow type is exact in the wide one. A float16 result computed in float32 is
-rounded once, as ONNX Runtime's CPU kernels do.
+operation on numbers that fit the narrow type is exact in the wide one. A float16 result computed in float32
+is rounded once, as ONNX Runtime's CPU kernels do.
 """
 
 from __future__ import annotations

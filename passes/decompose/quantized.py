@@ -21,29 +21,30 @@ from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 D = ir.DataType
 FLOAT = D.FLOAT
 
-Result = ir.Value | tuple[ir.Value, ...] | str | None
+Result = Any  # values, a reason, or None: see NodeRule.rewrite
 
 SMALL = (D.INT8, D.UINT8, D.INT16, D.UINT16)
 HELD = (*SMALL, D.INT32)
 
 
 def along(op: Builder, value: ir.Value, x: ir.Value, axis: int) -> ir.Value | str:
-    """A scale or zero point shaped so that it broadcasts with `x` along `axis`; the reason where it cannot."""
+    """A scale or zero point shaped to broadcast with `x` along `axis`; the reason where it cannot be."""
     rank, own = g.rank(x), g.rank(value)
     if rank is None or own is None:
         return "the rank is not known"
     if own == 0 or g.static_dims(value) == (1,):
-        return value if own == 0 else op.Reshape(value, np.zeros(0, np.int64))  # type: ignore[no-any-return]
+        return value if own == 0 else op.Reshape(value, np.zeros(0, np.int64))
     if own != 1:
         return "scales in blocks"
     shape = np.ones(rank, np.int64)
     shape[axis % rank] = -1
-    return op.Reshape(value, shape)  # type: ignore[no-any-return]
+    shaped: ir.Value = op.Reshape(value, shape)
+    return shaped
 
 
 def single(op: Builder, value: ir.Value) -> ir.Value:
     """`value` as float32."""
-    return value if value.dtype == FLOAT else op.Cast(value, to=FLOAT)  # type: ignore[no-any-return]
+    return value if value.dtype == FLOAT else op.Cast(value, to=FLOAT)
 
 
 def quantized(
@@ -55,7 +56,8 @@ def quantized(
     if zero is not None:
         steps = op.Add(steps, single(op, zero))
     held = op.Clip(steps, np.float32(limits.min).reshape(()), np.float32(limits.max).reshape(()))
-    return op.Cast(held, to=dtype)  # type: ignore[no-any-return]
+    made: ir.Value = op.Cast(held, to=dtype)
+    return made
 
 
 def dequantized(op: Builder, q: ir.Value, scale: ir.Value, zero: ir.Value | None) -> ir.Value:
@@ -63,7 +65,8 @@ def dequantized(op: Builder, q: ir.Value, scale: ir.Value, zero: ir.Value | None
     number = single(op, q)
     if zero is not None:
         number = op.Sub(number, single(op, zero))
-    return op.Mul(number, scale)  # type: ignore[no-any-return]
+    made: ir.Value = op.Mul(number, scale)
+    return made
 
 
 class Quantize(NodeRule):
@@ -108,7 +111,7 @@ class Dequantize(NodeRule):
 
 
 class DynamicQuantize(NodeRule):
-    """DynamicQuantizeLinear(x) -> s = (max(x, 0) - min(x, 0)) / 255, z = Clip(Round(-min / s)), QuantizeLinear(x)"""
+    """DynamicQuantizeLinear(x) -> s = (max - min) / 255, z = Clip(Round(-min / s)), QuantizeLinear(x)"""
 
     ops = ("DynamicQuantizeLinear",)
 
@@ -138,7 +141,7 @@ class QLinear(NodeRule):
         matmul = node.op_type == "QLinearMatMul"
         weight_axis = -1 if matmul else 0
 
-        def shaped(value: ir.Value | None, like: ir.Value, axis: int) -> ir.Value | None | str:
+        def shaped(value: ir.Value | None, like: ir.Value, axis: int) -> ir.Value | str | None:
             if value is None:
                 return None
             # One scale per row of the first matrix counts along the axis before the last.
@@ -164,8 +167,8 @@ class QLinear(NodeRule):
 
 
 class IntegerProducts(NodeRule):
-    """MatMulInteger(a, b, za, zb) -> Cast(MatMul(a - za, b - zb)); ConvInteger likewise. Exact while every sum of
-    products stays below 2^24, which the sizes promise: 255 * 255 * depth."""
+    """MatMulInteger(a, b, za, zb) -> Cast(MatMul(a - za, b - zb)); ConvInteger likewise. Exact while a sum
+    of products stays below 2^24, as 255 * 255 * depth promises."""
 
     ops = ("MatMulInteger", "ConvInteger")
 
@@ -193,7 +196,7 @@ class IntegerProducts(NodeRule):
         made = (
             op.MatMul(first, second) if matmul else op.node("Conv", [first, second], dict(node.attributes))[0]
         )
-        return op.Cast(made, to=D.INT32)  # type: ignore[no-any-return]
+        return op.Cast(made, to=D.INT32)
 
 
 QUANTIZED: tuple[Rule, ...] = (Quantize(), Dequantize(), DynamicQuantize(), QLinear(), IntegerProducts())

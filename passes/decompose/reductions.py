@@ -19,10 +19,12 @@ import onnx_ir as ir
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 
-Result = ir.Value | str | None
+Result = Any  # values, a reason, or None: see NodeRule.rewrite
 
-_ALL = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
-        "ReduceLogSum", "ReduceLogSumExp")  # fmt: skip
+_ALL = (
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"),
+    *("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"),
+)
 
 
 def _axes(node: ir.Node) -> ir.Value | None:
@@ -34,7 +36,7 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
 
 
 class EmptyAxes(NodeRule):
-    """Reduce*(x, []) -> Reduce*(x): over all axes; with noop_with_empty_axes of a sum, mean, product or extreme -> x"""
+    """Reduce*(x, []) -> Reduce*(x), over all axes; with noop_with_empty_axes what is done to elements"""
 
     ops = _ALL
 
@@ -45,13 +47,14 @@ class EmptyAxes(NodeRule):
         if not empty or (axes is None and not noop):
             return None
         if not noop:
-            return getattr(op, node.op_type)(x, keepdims=g.attribute(node, "keepdims"))  # type: ignore[no-any-return]
+            keepdims = g.attribute(node, "keepdims")
+            return getattr(op, node.op_type)(x, keepdims=keepdims)
         if node.op_type in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
             return x
         if node.op_type in ("ReduceL1", "ReduceL2"):
-            return op.Abs(x)  # type: ignore[no-any-return]
+            return op.Abs(x)
         if node.op_type == "ReduceSumSquare":
-            return op.Mul(x, x)  # type: ignore[no-any-return]
+            return op.Mul(x, x)
         return op.Log(x) if node.op_type == "ReduceLogSum" else x
 
 
@@ -79,12 +82,12 @@ class LogSumExp(NodeRule):
             return "only floating point is decomposed"
         limit = float(np.finfo(x.dtype.numpy()).max)
         kept = _attributes(node) | {"keepdims": 1}
-        # Where all are -inf (or one is inf) x - m would be NaN; with m finite the sum is 0 (or inf), and its log right.
+        # Where all are -inf (or one is inf) x - m would be NaN; with m finite the log of the sum is right.
         m = op.Min(op.Max(op.ReduceMax(x, axes, **kept), -limit), limit)
         total = op.Log(op.ReduceSum(op.Exp(op.Sub(x, m)), axes, **_attributes(node)))
         if not g.attribute(node, "keepdims", 1):
             m = op.Min(op.Max(op.ReduceMax(x, axes, **_attributes(node)), -limit), limit)
-        return op.Add(total, m)  # type: ignore[no-any-return]
+        return op.Add(total, m)
 
 
 class LastPosition(NodeRule):
@@ -110,7 +113,7 @@ class LastPosition(NodeRule):
             last = op.Sub(op.Squeeze(op.Shape(x, start=axis, end=axis + 1), np.array([0], np.int64)), 1)
         else:
             last = np.asarray(last, np.int64)
-        return op.Sub(last, place)  # type: ignore[no-any-return]
+        return op.Sub(last, place)
 
 
 REDUCTIONS: tuple[Rule, ...] = (EmptyAxes(), Norms(), LogSumExp(), LastPosition())

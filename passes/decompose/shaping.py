@@ -17,7 +17,7 @@ from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 
 INT64 = ir.DataType.INT64
 
-Result = ir.Value | str | None
+Result = Any  # values, a reason, or None: see NodeRule.rewrite
 
 
 def _vector(*values: int) -> np.ndarray[Any, Any]:
@@ -39,7 +39,7 @@ class Flatten(NodeRule):
         front, back = dims[:axis], dims[axis:]
         if all(isinstance(d, int) for d in (*front, *back)):
             shape: Any = _vector(int(np.prod(front)), int(np.prod(back)))  # type: ignore[arg-type]
-            return op.Reshape(x, shape, allowzero=1)  # type: ignore[no-any-return]
+            return op.Reshape(x, shape, allowzero=1)
         if all(isinstance(d, int) for d in front):
             shape = _vector(int(np.prod(front)), -1)  # type: ignore[arg-type]
         elif all(isinstance(d, int) for d in back):
@@ -49,7 +49,7 @@ class Flatten(NodeRule):
         else:
             product = op.ReduceProd(op.Shape(x, start=0, end=axis), _vector(0), keepdims=1)
             shape = op.Concat(product, _vector(-1), axis=0)
-        return op.Reshape(x, shape)  # type: ignore[no-any-return]
+        return op.Reshape(x, shape)
 
 
 class SliceComputedAxes(NodeRule):
@@ -83,13 +83,14 @@ class SliceComputedAxes(NodeRule):
             )
             taken = op.ReduceMax(mine, _vector(0), keepdims=0)
             rest = op.Mul(op.Add(op.Neg(taken), np.asarray(1, np.int64)), np.asarray(otherwise, np.int64))
-            return op.Add(placed, rest)  # type: ignore[no-any-return]
+            made: ir.Value = op.Add(placed, rest)
+            return made
 
-        return op.Slice(x, spread(starts, 0), spread(ends, np.iinfo(np.int32).max))  # type: ignore[no-any-return]
+        return op.Slice(x, spread(starts, 0), spread(ends, np.iinfo(np.int32).max))
 
 
 class PlainPad(NodeRule):
-    """Pad(x) -> Pad(Slice(x)) where amounts are negative; edge, wrap, reflect past the size -> Gather per axis"""
+    """Pad(x) -> Pad(Slice(x)) where amounts are negative; edge, wrap, high ranks -> Gather per axis"""
 
     ops = ("Pad",)
 
@@ -109,7 +110,7 @@ class PlainPad(NodeRule):
             cut = np.minimum(table, 0)
             starts, ends = -cut[:, 0], np.where(cut[:, 1] < 0, cut[:, 1], np.iinfo(np.int64).max)
             inner = op.Slice(x, starts, ends, np.arange(rank, dtype=np.int64))
-            return op.Pad(inner, np.maximum(table, 0).T.reshape(-1), value, mode=mode)  # type: ignore[no-any-return]
+            return op.Pad(inner, np.maximum(table, 0).T.reshape(-1), value, mode=mode)
         moved = [i for i in range(rank) if table[i].any()]
         sizes = [dims[i] for i in moved]
         if mode == "reflect" and np.all(table >= 0) and rank <= 5:

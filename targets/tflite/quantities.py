@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_ir as ir
+
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operators import Call
 from tapeout.compiler.quantities import Quantity, quantity
+from tapeout.targets.tflite.builder import captures
 from tapeout.targets.tflite.legalize import resizing
 from tapeout.targets.tflite.legalize.transposed import same_pads
 
@@ -41,4 +44,29 @@ def cropping(call: Call) -> Any:
     return tuple(pads) == same_pads(shape[1:-1], tuple(strides), weight[1:-1])
 
 
-QUANTITIES: tuple[Quantity, ...] = (resize_native, resize_planar, cropping)
+def _bodies(call: Call) -> list[ir.Graph]:
+    return [a.value for a in call.node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+
+
+@quantity("body.inputs", "tensors of known rank in and out of the subgraph")
+def body_inputs(call: Call) -> Any:
+    """True where all that the subgraphs of a node take, give or read from outside has a known rank."""
+    values: list[ir.Value | None] = [*call.node.inputs]
+    for body in _bodies(call):
+        values += [*body.inputs, *body.outputs, *captures(body)]
+    return all(v is None or (isinstance(v.type, ir.TensorType) and g.rank(v) is not None) for v in values)
+
+
+@quantity("body.collected", "collected outputs of known shape")
+def body_collected(call: Call) -> Any:
+    """True where each dimension of what is collected at a step is a number or named by an input."""
+    node = call.node
+    (body,) = _bodies(call)
+    scans = node.op_type == "Scan"
+    states = len(node.inputs) - (g.attribute(node, "num_scan_inputs", 0) if scans else 2)
+    known = {d for v in (*node.inputs, *captures(body), *body.inputs[: states + 2]) for d in g.dims(v) or ()}
+    steps = [g.dims(v) for v in body.outputs[states + (0 if scans else 1) :]]
+    return all(s is not None and all(isinstance(d, int) or d in known for d in s) for s in steps)
+
+
+QUANTITIES: tuple[Quantity, ...] = (resize_native, resize_planar, cropping, body_inputs, body_collected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tapeout.targets.tflite.builder import Lowering
 from tapeout.targets.tflite.lower import (
     activation,
+    control,
     convolution,
     elementwise,
     indexing,
@@ -19,6 +20,7 @@ from tapeout.targets.tflite.lower import (
 
 FAMILIES = (
     activation,
+    control,
     convolution,
     elementwise,
     indexing,
