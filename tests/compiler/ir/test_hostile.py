@@ -136,7 +136,7 @@ def test_float_data_and_constants_in_subgraphs_and_functions_leave_the_shell(tmp
             p = f.F (x)
             y = If (c) < then_branch = t () => (float[5000] o) { o = Add (p, w) },
                          else_branch = e () => (float[5000] q) { q = Neg (p) } > }
-        <domain: "f", opset_import: ["": 21]> 
+        <domain: "f", opset_import: ["": 21]>
         F (a) => (b) { k = Constant <value_int = 1> ()  b = Mul (a, k) }""")
     proto.graph.node[1].attribute[0].g.initializer.append(packed)
     constant = proto.functions[0].node[0].attribute[0]
