@@ -33,7 +33,9 @@ class Data:
 
     `path` is an `.npz` whose arrays are named after the inputs, or a folder that holds `.npz` files (parts of
     one set, in the order of their names) or one `.npy` per input. For a model with one input, a single array
-    of any name will do. The first axis of an input of fixed batch size counts samples in multiples of it.
+    of any name (the only one that fits) will do. The first axis of an input of fixed batch size counts
+    samples in multiples of it. Integers for a float input are read as x * scale + offset where the file has
+    these two numbers.
     """
 
     def __init__(self, path: str | os.PathLike[str], model: ir.Model) -> None:
@@ -60,60 +62,94 @@ class Data:
 
     def _parts(self) -> Iterator[dict[str, Array]]:
         if all(f.suffix == ".npy" for f in self.files):
-            arrays = {f.stem: _load(f) for f in self.files}
-            yield self._named(arrays, self.path)
-        else:
-            for file in self.files:
-                with file_errors("read", file), _npz(file) as archive:
-                    yield self._named(
-                        {
-                            k: _member(archive, k, file)
-                            for k in archive.files
-                            if not self._ignored(k, archive)
-                        },
-                        file,
-                    )
-
-    def _ignored(self, name: str, archive: Any) -> bool:
-        """Arrays that are no input (labels, say) are passed over where all inputs are there by name."""
+            yield self._named({f.stem: _load(f) for f in self.files}, self.path)
+            return
         wanted = {v.name for v in self._inputs}
-        return name not in wanted and wanted <= set(archive.files)
+        for file in self.files:
+            with file_errors("read", file), _npz(file) as archive:
+                # What is no input (labels, say) is not even read where all inputs are there by name.
+                complete = wanted <= set(archive.files)
+                names = [n for n in archive.files if not complete or n in wanted or n in _CODING]
+                yield self._named({n: _member(archive, n, file) for n in names}, file)
 
     def _named(self, arrays: dict[str, Array], file: Path) -> dict[str, Array]:
+        coding = {
+            n: arrays.pop(n) for n in _CODING if n in arrays and n not in {v.name for v in self._inputs}
+        }
         wanted = [v.name or "" for v in self._inputs]
         if set(wanted) <= set(arrays):
-            return {name: arrays[name] for name in wanted}
-        if len(wanted) == 1 and len(arrays) == 1:
-            return {wanted[0]: next(iter(arrays.values()))}
-        missing = [n for n in wanted if n not in arrays]
-        raise UsageError(
-            f"the data '{file}' has no array for input '{missing[0]}'; found {_list(arrays)}",
-            hint=f"name the arrays after the model's inputs: {', '.join(wanted)}",
-        )
+            found = {name: arrays[name] for name in wanted}
+        else:
+            candidates = [
+                a for a in arrays.values() if len(arrays) == 1 or _could_be(a, self._inputs[0], coding)
+            ]
+            if len(wanted) != 1 or len(candidates) != 1:
+                missing = next(n for n in wanted if n not in arrays)
+                raise UsageError(
+                    f"the data '{file}' has no array for input '{missing}'; found {_list(arrays)}",
+                    hint=f"name the arrays after the model's inputs: {', '.join(wanted)}",
+                )
+            found = {wanted[0]: candidates[0]}
+        return {v.name or "": _decoded(found[v.name or ""], v, coding) for v in self._inputs}
 
     def _check(self, arrays: dict[str, Array]) -> int:
-        totals = {len(a) if a.ndim else 0 for a in arrays.values()}
-        if len(totals) > 1:
-            found = ", ".join(f"'{k}' {len(a) if a.ndim else 0}" for k, a in arrays.items())
-            raise UsageError(f"the data '{self.path}' has a different number of samples per input: {found}")
+        """Fit every array to its input; the number of samples."""
+        counts: dict[str, int] = {}
         for value in self._inputs:
             name = value.name or ""
-            arrays[name] = fitted(arrays[name], value, f"the data '{self.path}'")
-        return totals.pop()
+            array = arrays[name]
+            if not array.ndim:
+                raise UsageError(
+                    f"the data '{self.path}': '{name}' is a single number, expected samples of it"
+                )
+            arrays[name] = fitted(array, value, f"the data '{self.path}'")
+            counts[name] = len(array) // self._step(value, array)
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"'{k}' {n}" for k, n in counts.items())
+            raise UsageError(f"the data '{self.path}' has a different number of samples per input: {found}")
+        return next(iter(counts.values()), 0)
+
+    @staticmethod
+    def _step(value: ir.Value, array: Array) -> int:
+        """Rows of `array` that make one sample: the input's fixed first dimension, 1 where samples have an axis
+        of their own."""
+        shape = g.dims(value)
+        own = shape is None or array.ndim > len(shape) or not shape or not isinstance(shape[0], int)
+        return 1 if own else max(1, int(shape[0]))  # type: ignore[index]
 
     def _split(self, arrays: Mapping[str, Array], total: int) -> Iterator[dict[str, Array]]:
-        shapes = {v.name or "": g.dims(v) or () for v in self._inputs}
-        batches = {s[0] for s in shapes.values() if s and isinstance(s[0], int)}
-        step = batches.pop() if len(batches) == 1 else 1
-        for start in range(0, total - step + 1, step):
+        for index in range(total):
             feed: dict[str, Array] = {}
-            for name, array in arrays.items():
-                part = array[start : start + step]
-                shape = shapes[name]
-                if part.ndim == len(shape) + 1:
-                    part = part[0]
-                feed[name] = np.ascontiguousarray(part)
+            for value in self._inputs:
+                array = arrays[value.name or ""]
+                step = self._step(value, array)
+                part = array[index * step : (index + 1) * step]
+                feed[value.name or ""] = np.ascontiguousarray(
+                    part[0] if part.ndim > (g.rank(value) or 0) else part
+                )
             yield feed
+
+
+# Scalars that say what stored integers mean: x * scale + offset.
+_CODING = ("scale", "offset")
+
+
+def _decoded(array: Array, value: ir.Value, coding: Mapping[str, Array]) -> Array:
+    """Integers stored for a float input, as the numbers they stand for."""
+    is_float = value.dtype is not None and value.dtype.is_floating_point()
+    if not coding or array.dtype.kind not in "iu" or not is_float:
+        return array
+    scale, offset = (float(coding.get(n, d)) for n, d in zip(_CODING, (1.0, 0.0), strict=True))
+    return (array.astype(np.float32) * np.float32(scale) + np.float32(offset)).astype(value.dtype.numpy())  # type: ignore[union-attr]
+
+
+def _could_be(array: Array, value: ir.Value, coding: Mapping[str, Array]) -> bool:
+    """Whether `array` fits `value` in rank, sizes and type."""
+    try:
+        fitted(_decoded(array, value, coding), value, "")
+    except (UsageError, TypeError, ValueError):
+        return False
+    return array.ndim > 0
 
 
 def fitted(array: Array, value: ir.Value, where: str) -> Array:
@@ -131,16 +167,18 @@ def fitted(array: Array, value: ir.Value, where: str) -> Array:
             )
         array = array.astype(dtype)
     if shape is not None:
-        for actual in (array.shape, array.shape[1:]):
-            # Either with the model's own first dimension as the samples' axis, or with one axis more.
-            expected = shape[1:] if actual is array.shape else shape
-            tail = actual[1:] if actual is array.shape else actual
-            if len(tail) == len(expected) and all(
-                not isinstance(d, int) or d == n for d, n in zip(expected, tail, strict=True)
+        # With the model's own first dimension as the samples' axis, or with one axis more.
+        for expected in (shape[1:], shape):
+            sizes = array.shape[1:]
+            if len(sizes) == len(expected) and all(
+                not isinstance(d, int) or d == n for d, n in zip(expected, sizes, strict=True)
             ):
                 return array
-        raise UsageError(f"{where}: input '{name}' has shape {_shape(shape)}, found {_shape(array.shape)}",
-                         hint="samples lie along the first axis")  # fmt: skip
+        expected_text = _shape(["samples", *shape[1:]])
+        raise UsageError(
+            f"{where}: input '{name}' has shape {_shape(shape)}, found {_shape(array.shape)}",
+            hint=f"samples lie along the first axis: {expected_text}",
+        )
     return array
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -52,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = app(args=arguments, prog_name="tapeout", standalone_mode=False)
+        with _quiet_libraries():
+            result = app(args=arguments, prog_name="tapeout", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BaseException as error:
         if os.environ.get("TAPEOUT_TRACEBACK") == "1" and not isinstance(error, SystemExit):
@@ -97,6 +98,41 @@ def _say(code: int, kind: str, message: str, hint: str | None, as_json: bool, er
         sys.stdout.write(json_bytes({"schema": SCHEMA, "error": body}).decode())
         sys.stdout.flush()
     return code
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Native libraries write notes to descriptor 2 that nobody asked for: while a command runs it goes nowhere, and
+    `sys.stderr` is a copy of what it was. A crash of such a library still shows, by faulthandler."""
+    try:
+        ours = sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours or os.environ.get("TAPEOUT_TRACEBACK") == "1":
+        yield
+        return
+    import faulthandler
+
+    known, was_enabled = sys.stderr, faulthandler.is_enabled()
+    known.flush()
+    copy, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    sys.stderr = os.fdopen(
+        copy, "w", buffering=1, encoding=known.encoding, errors="backslashreplace", closefd=False
+    )
+    faulthandler.enable(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        if was_enabled:
+            faulthandler.enable(known)
+        else:
+            faulthandler.disable()
+        sys.stderr = known
+        os.dup2(copy, 2)
+        os.close(copy)
 
 
 def _terminated(*_: object) -> None:
