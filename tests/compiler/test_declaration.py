@@ -105,6 +105,14 @@ def answer(folder: Path, row: str, model: ir.Model) -> str:
         ('include = ["rows/*.toml"]', "no file matches 'rows/*.toml'", None),
         ("[device.cpu]\nlable = 1", "unknown key 'lable'", "did you mean 'label'?"),
         ("[[op.Conv]\n", "is not valid TOML", None),
+        ('[[common]]\nops = ["Cnv"]\n[[op.Conv]]', "common: no row is for 'Cnv'", "did you mean 'Conv'?"),
+        ("[[common]]\nrank.Xx = 4\n[[op.Conv]]", "common: unknown port 'Xx'", None),
+        (
+            '[[common]]\nquantity."Z.rank" = 4\n[[op.Conv]]',
+            "common: unknown quantity 'Z.rank'",
+            "did you mean",
+        ),
+        ('[[common]]\nlower = "x"\n[[op.Conv]]', "common: unknown key 'lower'", None),
     ],
 )
 def test_what_is_not_understood_is_an_error(tmp_path: Path, text: str, says: str, hint: str | None) -> None:

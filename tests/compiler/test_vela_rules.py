@@ -6,17 +6,21 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 
-from tapeout.compiler.declaration import Refusal, Row
-from tests.compiler.vela_u55.cases import CASES
+from tapeout.compiler.declaration import Declaration, Refusal, Row
+from tests.compiler.vela_u55 import cases, cases_data
 from tests.compiler.vela_u55.inside import DECLARATION, INSIDE
 from tests.compiler.vela_u55.nodes import build
 from tests.compiler.vela_u55.rules import RULES
+
+CASES = cases.CASES + cases_data.CASES
 
 
 def keys(op: str, row: Row) -> set[str]:
@@ -73,16 +77,16 @@ def test_the_installed_report_has_these_rules(tmp_path: Path) -> None:
     assert set(re.findall(r"^\| ([A-Z0-9_]+) \|", summary, re.M)) == set(RULES) - {"generic"}
 
 
-def ask(op: str, change: dict[str, Any]) -> Row | Refusal:
+def node(op: str, change: dict[str, Any]) -> ir.Node:
+    """The call of `INSIDE` with what a case changes."""
     parts = INSIDE[op] | change
     attributes = {k[5:]: v for k, v in parts.items() if k.startswith("attr.")}
-    return DECLARATION.match(
-        build(
-            DECLARATION.source.interfaces[op],
-            {k: v for k, v in parts.items() if not k.startswith("attr.")},
-            attributes,
-        )
-    )
+    ports = {k: v for k, v in parts.items() if not k.startswith("attr.")}
+    return build(DECLARATION.source.interfaces[op], ports, attributes)
+
+
+def ask(op: str, change: dict[str, Any]) -> Row | Refusal:
+    return DECLARATION.match(node(op, change))
 
 
 @pytest.mark.parametrize("op", sorted(RULES.keys() - {"generic"}))
@@ -103,3 +107,46 @@ def test_inside_and_outside_of_each_rule(
         assert says in str(refused)
     taken = ask(op, inside)
     assert isinstance(taken, Row), str(taken)
+
+
+def without(row: Row) -> Iterator[tuple[str, Row]]:
+    """The row with each of its keys left out in turn."""
+    for i, limit in enumerate(row.limits):
+        yield limit.name, replace(row, limits=row.limits[:i] + row.limits[i + 1 :])
+    for name, port in row.ports.items():
+        for key, free in (("role", None), ("dtypes", ()), ("per_tensor", False)):
+            if getattr(port, key):
+                yield f"{name}.{key}", replace(row, ports={**row.ports, name: replace(port, **{key: free})})
+    if row.rank:
+        yield "rank", replace(row, rank={})
+    if row.same_scale:
+        yield "same_scale", replace(row, same_scale=())
+
+
+@pytest.mark.slow
+def test_every_key_keeps_something_out() -> None:
+    """Without any one of its keys the declaration takes a case that is outside, or gives another reason.
+
+    But for keys that nothing can break: pools have no dilation, unsigned zero points are never negative.
+    """
+    outside = [(op, node(op, change), says) for op, change, says, _ in CASES if change]
+
+    def holds(rows: Declaration, op: str | None) -> bool:
+        answers = ((rows.match(n), says) for o, n, says in outside if op in (None, o))
+        return all(isinstance(a, Refusal) and says in str(a) for a, says in answers)
+
+    assert holds(DECLARATION, None)
+    idle = set()
+    for op, rows in DECLARATION.rows.items():
+        for i, row in enumerate(rows):
+            for key, less in without(row):
+                changed = Declaration(DECLARATION.source)
+                changed.rows[op] = [*rows[:i], less, *rows[i + 1 :]]
+                if holds(changed, op):
+                    idle.add((op, key))
+    for ops, but, row in list(DECLARATION.source.common):
+        for key, less in without(row):
+            common = [(o, b, less if r is row else r) for o, b, r in DECLARATION.source.common]
+            if holds(Declaration(replace(DECLARATION.source, common=common)), None):
+                idle.add((f"{ops} {but}", key))
+    assert {key for _, key in idle} == {"dilation.max", "unsigned.zero_point"}, idle
