@@ -269,13 +269,15 @@ def activation_of(node: ir.Node) -> int:
     if node.domain == "" and node.op_type == "Relu":
         return int(s.ActivationFunctionType.RELU)
     if node.domain == "" and node.op_type == "Clip":
-        bounds = [None, None]
+        bounds: list[float | None] = [None, None]
         for i, value in enumerate(node.inputs[1:3]):
             if value is not None:
-                bounds[i] = g.scalar(value)  # type: ignore[call-overload]
-                if bounds[i] is None:
+                number = g.scalar(value)
+                if number is None:
                     return int(NONE)
-        return int(_CLIPS.get((bounds[0], bounds[1]), NONE))  # type: ignore[call-overload]
+                bounds[i] = float(number)
+        if bounds[0] is not None:
+            return int(_CLIPS.get((bounds[0], bounds[1]), NONE))
     return int(NONE)
 
 

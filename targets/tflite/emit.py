@@ -30,7 +30,7 @@ def build(model: ir.Model, rows: Declaration) -> writer.File:
         row = rows.match(node, model.functions)
         if isinstance(row, Refusal):
             raise UnsupportedError(str(row), nodes=[node.name or ""])
-        return LOWERINGS[row.lower]
+        return LOWERINGS[row.lower or ""]
 
     file = writer.File(f"tapeout {importlib.metadata.version('tapeout')}")
     builder = Builder(file, "main", find)

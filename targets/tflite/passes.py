@@ -20,9 +20,10 @@ from tapeout.targets.tflite.legalize.storage import HalfStorage
 from tapeout.targets.tflite.legalize.transposed import Transposed
 
 # What the passes here, or the layout, turn into what rows take.
-LEGALIZED = frozenset({
-    "Gemm", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LRN", "Resize", "DepthToSpace", "SpaceToDepth",
-})  # fmt: skip
+LEGALIZED = frozenset(
+    ["Gemm", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LRN"]
+    + ["Resize", "DepthToSpace", "SpaceToDepth"]
+)
 LEGALIZE: tuple[Pass, ...] = (OverTwoAxes, Transposed, Padding, Resizing, Rearranging, FullyConnected())
 
 

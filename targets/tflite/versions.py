@@ -61,7 +61,7 @@ def _option(name: str) -> Condition:
 
 
 def _dilated(u: Use) -> bool:
-    return (u.options.dilationHFactor, u.options.dilationWFactor) != (1, 1)
+    return bool((u.options.dilationHFactor, u.options.dilationWFactor) != (1, 1))
 
 
 def _grouped(u: Use) -> bool:

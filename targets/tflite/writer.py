@@ -91,7 +91,7 @@ def bytes_of(data: Data) -> bytes | memoryview:
     if data.dtype.bitwidth < 8:
         return data.tobytes()
     array = np.ascontiguousarray(data.numpy())
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def write(file: File, sink: BinaryIO, limit: int = LIMIT) -> None:

@@ -86,7 +86,7 @@ class _Rule(NodeRule):
             bias = op.constant(np.zeros(channels, np.float32), hint="zero_bias")
         made: ir.Value = op.FullyConnected(x, w, bias, _domain=functions.DOMAIN)
         shape = g.dims(x)
-        made.dtype = x.dtype
+        made.dtype = ir.DataType.FLOAT
         if shape is not None:
             made.shape = ir.Shape([*shape[:-1], channels])
         return made

@@ -36,10 +36,10 @@ class ColumnOrder(NodeRule):
             moved = self._convolution(op, conv, order)
             if moved is not None:
                 op.covers((conv, node))
-                moved = op.node("Conv", moved, {k: g.attribute(conv, k) for k in conv.attributes})[0]
+                x = op.node("Conv", moved, {k: g.attribute(conv, k) for k in conv.attributes})[0]
         if moved is None:
-            moved = op.Gather(x, op.constant(order, hint="order"), axis=1)
-        made: ir.Value = op.DepthToSpace(moved, blocksize=block, mode="DCR")
+            x = op.Gather(x, op.constant(order, hint="order"), axis=1)
+        made: ir.Value = op.DepthToSpace(x, blocksize=block, mode="DCR")
         return made
 
     def _convolution(

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
-from tapeout.targets.tflite.legalize.resizing import Axis, neighbours
+from tapeout.passes.decompose.resizing import Axis, nearest
 from tests.targets.tflite.road import agrees, legalized, refusals
 from tests.targets.tflite.test_windows import initializer
 
@@ -73,7 +72,7 @@ def test_nearest_by_scales() -> None:
     assert made == ["TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE"]
 
 
-@pytest.mark.parametrize(("coordinates", "rounding"), itertools.product(COORDINATES, ROUNDINGS))
+@pytest.mark.parametrize(("coordinates", "rounding"), itertools.product(COORDINATES[:4], ROUNDINGS))
 def test_neighbours_are_those_of_onnx_runtime(coordinates: str, rounding: str) -> None:
     import onnxruntime as ort
 
@@ -95,15 +94,29 @@ def test_neighbours_are_those_of_onnx_runtime(coordinates: str, rounding: str) -
         if scaled and int(before * np.float32(scale)) == before:
             continue  # ONNX Runtime copies where the size stays, whatever the scale says
         (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, feeds)
-        found = neighbours(Axis(0, before, len(expected), scale), coordinates, rounding)
-        if isinstance(found, str):
-            assert coordinates == "half_pixel_symmetric"
-            continue
+        found = nearest(Axis(0, before, len(expected), scale), coordinates, rounding)
         np.testing.assert_array_equal(found, expected, err_msg=f"{before} -> {after}, scale {scale}")
 
 
-def test_resizing_that_is_not_tflites_is_refused() -> None:
-    text = resize((4, 4), (6, 6), 'mode = "cubic"')
-    model = legalized(text)
-    assert any(n.op_type == "Resize" for n in model.graph) == bool(refusals(model))
-    assert isinstance(model, ir.Model)
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'mode = "cubic"',
+        'mode = "cubic", coordinate_transformation_mode = "align_corners", exclude_outside = 1',
+        'mode = "linear", antialias = 1',
+        'mode = "linear", coordinate_transformation_mode = "half_pixel_symmetric"',
+    ],
+)
+@pytest.mark.parametrize(("before", "after"), [((4, 5), (7, 9)), ((6, 9), (3, 4)), ((5, 5), (1, 1))])
+def test_resizing_that_is_not_tflites(
+    attributes: str, before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    agrees(resize(before, after, attributes))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_resizing_integers_to_the_nearest(dtype: str) -> None:
+    agrees(
+        f"agraph ({dtype}[2,3,4,5] x) => ({dtype}[2,3,8,10] y)\n<float[4] s = {{1.0, 1.0, 2.0, 2.0}}>\n"
+        '{ y = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, , s) }'
+    )
