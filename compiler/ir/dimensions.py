@@ -25,8 +25,8 @@ class Floor(NamedTuple):
     by: int
 
     def __str__(self) -> str:
-        inner = str(self.of)
-        return f"({inner}//{self.by})" if _NAME.fullmatch(inner) else f"(({inner})//{self.by})"
+        inner = _print(self.of.terms, alone=False)
+        return f"({inner}//{self.by})" if _ATOM.fullmatch(inner) else f"(({inner})//{self.by})"
 
 
 Atom: TypeAlias = str | Floor
@@ -217,10 +217,12 @@ def bind(x: Dim, sizes: Mapping[str, int]) -> int:
 # --- text --------------------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_ATOM = re.compile(r"[A-Za-z_]\w*|\[[^\[\]]*\]")
 
 
-def _print(terms: tuple[tuple[Monomial, int], ...]) -> str:
-    if len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1:
+def _print(terms: tuple[tuple[Monomial, int], ...], alone: bool = True) -> str:
+    """A name that is no identifier stands in brackets, but where the whole text is that name."""
+    if alone and len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1:
         atom = terms[0][0][0]
         return atom if isinstance(atom, str) else str(atom)[1:-1]
     text = ""

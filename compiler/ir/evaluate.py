@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import ResourceError
 from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.kernels import KERNELS, Array, Declined, ints, range_length
+from tapeout.compiler.ir.kernels import KERNELS, Array, Declined, Undefined, ints, range_length
 from tapeout.compiler.ir.origin import origin
 
 __all__ = ["RANDOM", "Declined", "evaluate"]
@@ -43,6 +43,8 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], limit: int = LIMIT) 
         attributes = {name: g.attribute(node, name) for name in node.attributes}
         try:
             result = kernel(*inputs, **attributes)
+        except Undefined:
+            raise
         except Declined:
             pass
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:

@@ -2,8 +2,8 @@
 
 A kernel takes the inputs in order (None for an absent one) and the attributes as keywords with ONNX's
 defaults. The structural ones (Gather, Concat, Reshape, ...) work on arrays of objects too, which is how
-symbolic shapes travel. A kernel raises `Declined` where ONNX leaves the result open or NumPy would round
-otherwise than ONNX Runtime.
+symbolic shapes travel. A kernel raises `Declined` where NumPy would round otherwise than ONNX Runtime, and
+`Undefined` where ONNX gives no result.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ class Declined(Exception):
     """This node is not evaluated here; the message says why."""
 
 
+class Undefined(Declined):
+    """ONNX gives this node no result on these inputs. Runtimes may crash on it, so none is asked."""
+
+
 def ints(array: Array | None) -> list[Any]:
     """The elements of a 1-D (or 0-D) integer tensor."""
     return [] if array is None else array.reshape(-1).tolist()
@@ -30,7 +34,7 @@ def ints(array: Array | None) -> list[Any]:
 def axis_of(axis: int, rank: int) -> int:
     """`axis` counted from the front. Raises Declined where there is none such."""
     if not -rank <= axis < max(rank, 1):
-        raise Declined(f"axis {axis} of rank {rank}")
+        raise Undefined(f"axis {axis} of rank {rank}")
     return axis + rank if axis < 0 else axis
 
 
@@ -52,14 +56,14 @@ def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
     axis = axis_of(axis, x.ndim)
     size = x.shape[axis]
     if indices.size and (indices.min() < -size or indices.max() >= size):
-        raise Declined(f"an index is outside of {size} elements")
+        raise Undefined(f"an index is outside of {size} elements")
     return np.asarray(np.take(x, indices.astype(np.int64), axis=axis))
 
 
 def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
     axis = axis_of(axis, x.ndim)
     if indices.size and (indices.min() < -x.shape[axis] or indices.max() >= x.shape[axis]):
-        raise Declined("an index is out of range")
+        raise Undefined("an index is out of range")
     indices = np.where(indices < 0, indices + x.shape[axis], indices)
     window = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
     return np.take_along_axis(x[window], indices, axis)
@@ -89,7 +93,9 @@ def slice_(
 def python_slice(start: int, end: int, step: int, size: int) -> slice:
     """ONNX's Slice along an axis of `size` as a Python slice."""
     if step == 0:
-        raise Declined("a step of 0")
+        raise Undefined("a step of 0")
+    if step < 0 and end >= 2**31 - 1:
+        raise Declined("a slice backwards to the end: nothing by the standard, everything by the runtime")
     start, end = (i + size if i < 0 else i for i in (start, end))
     if step > 0:
         return slice(min(max(start, 0), size), min(max(end, 0), size), step)
@@ -109,7 +115,7 @@ def split(
     else:
         raise Declined("neither sizes nor num_outputs")
     if sum(parts) != x.shape[axis]:
-        raise Declined("the sizes do not add up")
+        raise Undefined("the sizes do not add up")
     return np.split(x, np.cumsum(parts)[:-1], axis=axis)
 
 
@@ -162,7 +168,7 @@ def range_(start: Array, limit: Array, delta: Array) -> Array:
 def range_length(start: Any, limit: Any, delta: Any) -> int:
     """How many elements Range gives."""
     if float(delta) == 0 or not np.isfinite([float(start), float(limit), float(delta)]).all():
-        raise Declined("a Range without end")
+        raise Undefined("a Range without end")
     if np.asarray(start).dtype.kind in "iu":
         return max(0, -(-(int(limit) - int(start)) // int(delta)))
     return max(0, math.ceil((float(limit) - float(start)) / float(delta)))
@@ -176,7 +182,7 @@ def scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "no
     flat, parts = indices.reshape(-1, depth), updates.reshape(-1, *x.shape[depth:])
     sizes = np.array(x.shape[:depth])
     if flat.size and ((flat < -sizes) | (flat >= sizes)).any():
-        raise Declined("an index is out of range")
+        raise Undefined("an index is out of range")
     for where, part in zip(flat.tolist(), parts, strict=True):
         out[tuple(where)] = part
     return out
@@ -187,7 +193,7 @@ def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
         raise Declined("GatherND over batches")
     sizes = np.array(x.shape[: indices.shape[-1]])
     if indices.size and ((indices < -sizes) | (indices >= sizes)).any():
-        raise Declined("an index is out of range")
+        raise Undefined("an index is out of range")
     return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])
 
 
@@ -222,10 +228,10 @@ def cast(x: Array, *, to: int, saturate: int = 1, round_mode: str = "up") -> Arr
 def div(a: Array, b: Array) -> Array:
     if a.dtype.kind in "iu":
         if not b.all():
-            raise Declined("an integer division by 0")
+            raise Undefined("an integer division by 0")
         low = np.iinfo(a.dtype).min
         if low < 0 and ((a == low) & (b == -1)).any():
-            raise Declined("an integer division that overflows")
+            raise Undefined("an integer division that overflows")
         quotient = a // b
         return np.asarray(quotient + ((quotient < 0) & (quotient * b != a)), dtype=a.dtype)
     with np.errstate(all="ignore"):
@@ -235,7 +241,7 @@ def div(a: Array, b: Array) -> Array:
 def mod(a: Array, b: Array, *, fmod: int = 0) -> Array:
     if a.dtype.kind in "iu":
         if not b.all():
-            raise Declined("an integer remainder by 0")
+            raise Undefined("an integer remainder by 0")
     elif not fmod:
         raise Declined("Mod of floats without fmod")
     with np.errstate(all="ignore"):

@@ -213,10 +213,10 @@ ELEMENTWISE: tuple[tuple[Rule, str], ...] = (
     (
         same,
         "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Clip Cos Cosh CumSum Elu Erf Exp Floor "
-        "Gelu HardSigmoid HardSwish Hardmax Identity InstanceNormalization GroupNormalization LRN LeakyRelu Log "
-        "LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not PRelu RMSNormalization Reciprocal "
-        "Relu Round ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign "
-        "Sqrt Swish Tan Tanh ThresholdedRelu Trilu",
+        "Gelu HardSigmoid HardSwish Hardmax Identity InstanceNormalization GroupNormalization LRN LeakyRelu "
+        "Log LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not PRelu RMSNormalization "
+        "Reciprocal Relu Round ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus "
+        "Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu",
     ),
     (same_of_one, "BatchNormalization LayerNormalization"),
     (dropout, "Dropout"),

@@ -125,6 +125,8 @@ def sliced(size: Dim | None, start: Dim, end: Dim, step: int) -> Dim | None:
     """The size of Slice along one axis. A number inside a symbolic size counts as inside of it."""
     if step == 0:
         raise Unknown
+    if step < 0 and isinstance(end, int) and end >= 2**31 - 1:
+        return None  # the standard and ONNX Runtime differ
     if all(isinstance(v, int) for v in (size, start, end)):
         return len(range(*_bounds(int(start), int(end), step, int(size))))  # type: ignore[arg-type]
     if size is None or step < 0:
@@ -166,7 +168,10 @@ def _position(at: Dim, size: Dim) -> Dim | None:
             return 0
         # A positive number against a symbol: clamped to it. Known only where the size surely reaches it.
         return at if nonnegative(size - at) else None
-    return at if nonnegative(at) and nonnegative(size - at) else None
+    away = size - at
+    if isinstance(away, int):
+        return at if away >= 0 else size
+    return at if nonnegative(at) and nonnegative(away) else None
 
 
 def split(c: Context) -> list[Typed]:

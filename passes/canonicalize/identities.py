@@ -4,7 +4,7 @@
     x + (-0.0), x - 0, x * 1, x / 1, x ** 1 -> x            Neg(Neg(x)) -> x    Relu(Relu(x)) -> Relu(x)
     Transpose(Transpose(x, p), q) -> Transpose(x, p[q])     Transpose(x, identity) -> x
     Slice, Pad, Expand, Tile, Split, Resize of nothing -> x
-    Reduce over axes of one element -> x or Reshape(x)
+    Reduce over axes of one element -> x or Squeeze(x)      Where(true, x, y) -> x
 
 x + 0.0 turns -0.0 into 0.0, so it goes only where x comes from a sum, whose zeros have no stated sign. x * 0
 stays: it is NaN for infinity.
@@ -256,6 +256,19 @@ class DropReduce(NodeRule):
         return op.Squeeze(x, np.array(over, dtype=np.int64)) if g.rank(y) is not None else None
 
 
+class DecideWhere(NodeRule):
+    """Where(all true, x, y) -> x and Where(all false, x, y) -> y, where that has the shape of the result."""
+
+    ops = ("Where",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | None:
+        which = uniform(node.inputs[0])
+        if which is None:
+            return None
+        taken = node.inputs[1 if which else 2]
+        return taken if same_shape(taken, node.outputs[0]) else None
+
+
 IDENTITIES: tuple[Rule, ...] = (
     DropIdentity(),
     DropDropout(),
@@ -268,4 +281,5 @@ IDENTITIES: tuple[Rule, ...] = (
     DropWhole(),
     DropResize(),
     DropReduce(),
+    DecideWhere(),
 )
