@@ -78,16 +78,24 @@ class Explanation:
         head = f"{nodes}, {percent(self.share)} of the operations"
         return f"{head}; {len(self.refused)} refused" if self.refused else head
 
-    def text(self, *, nodes: bool = False) -> str:
-        """The coverage line, the refusals (equal ones together), and what the rest becomes; `nodes` lists
-        every node."""
-        parts = [self.coverage() + (":" if self.refused else "")]
-        parts += [f"  {entry}" for entry in grouped(line.refusal for line in self.refused if line.refusal)]
-        if nodes:
-            parts += ["", *_table(("node", "operator", "becomes", "operations"), self._each())]
-        elif self.placed:
+    @property
+    def text(self) -> str:
+        """The coverage line, the refusals (equal ones together), and what the rest becomes."""
+        parts = self._head()
+        if self.placed:
             parts += ["", *_table(("operator", "becomes", "nodes", "operations"), self._summary())]
         return "\n".join(parts)
+
+    @property
+    def full_text(self) -> str:
+        """As `text`, with every node in order."""
+        return "\n".join(
+            [*self._head(), "", *_table(("node", "operator", "becomes", "operations"), self._each())]
+        )
+
+    def _head(self) -> list[str]:
+        refusals = grouped(line.refusal for line in self.refused if line.refusal)
+        return [self.coverage() + (":" if refusals else ""), *(f"  {entry}" for entry in refusals)]
 
     def _each(self) -> list[tuple[str, ...]]:
         return [

@@ -26,17 +26,17 @@ def test_text_and_json() -> None:
     assert [line.operations for line in table.lines] == list(work)
     share = (work[0] + work[3]) / sum(work)
     assert table.share == share
-    assert table.text().splitlines()[:3] == [
+    assert table.text.splitlines()[:3] == [
         f"2 of 5 nodes on tiny, {share:.1%} of the operations; 3 refused:",
         "  Tanh 'a1', 'a2': no row for operator Tanh on tiny",
         "  Sqrt 'root': no row for operator Sqrt on tiny",
     ]
-    assert table.text().splitlines()[4:] == [
+    assert table.text.splitlines()[4:] == [
         "  operator  becomes   nodes  operations",
         f"  Conv      convolve      1       {work[0] / sum(work):.1%}",
         f"  Relu      clamp         1        {work[3] / sum(work):.1%}",
     ]
-    assert [line.split()[0] for line in table.text(nodes=True).splitlines()[5:]] == [
+    assert [line.split()[0] for line in table.full_text.splitlines()[5:]] == [
         "stem",
         "a1",
         "a2",
