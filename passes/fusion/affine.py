@@ -84,7 +84,7 @@ def _batch_normalization(node: ir.Node) -> Affine | None:
 def _along(c: ir.Value | None, x: ir.Value | None, axis: int) -> Array | None:
     """The constant `c` as a vector over `axis` of x; None where it varies elsewhere or adds rank."""
     rank, shape = g.rank(x), g.static_dims(c)
-    if rank is None or shape is None or len(shape) > rank or int(np.prod(shape)) > LIMIT:
+    if not rank or shape is None or len(shape) > rank or int(np.prod(shape)) > LIMIT:
         return None
     axis %= rank
     full = (1,) * (rank - len(shape)) + shape

@@ -48,7 +48,7 @@ class LiteRT:
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """The outputs for `inputs`, both keyed by the source's names."""
         self._invoke(self._interpreter, inputs)
-        return {name: self._interpreter.get_tensor(index) for name, index in self.outputs.items()}
+        return {name: _read(self._interpreter, index) for name, index in self.outputs.items()}
 
     def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> Arrays:
         """The tensors of the main graph among `names`, as far as the runtime shows them: what a delegate has
@@ -123,6 +123,14 @@ class LiteRT:
         text = " ".join(str(error).split())
         kind = InvalidModelError if what == "does not load" and "builtin" not in text else InternalError
         return kind(f"{name} {what} on {self.runtime}: {text}")
+
+
+def _read(interpreter: Any, index: int) -> np.ndarray[Any, Any]:
+    """A tensor after a run; the runtime has no bytes to show of one without elements."""
+    detail = interpreter._get_tensor_details(index, 0)
+    if 0 in detail["shape"]:
+        return np.zeros(detail["shape"], detail["dtype"])
+    return interpreter.get_tensor(index)  # type: ignore[no-any-return]
 
 
 @functools.cache

@@ -245,7 +245,7 @@ def loop(b: Builder, node: ir.Node, *, body: ir.Graph) -> None:
         dims = g.dims(inner) or ()
         assert inner.dtype is not None
         known = [*(v for v in node.inputs if v is not None), *outer, *body.inputs]
-        empty = _filled(b, _shape_vector(b, b.ints([0]), dims, known), ("steps", *dims), inner.dtype)
+        empty = _filled(b, _shape_vector(b, b.ints([1]), dims, known), ("steps", *dims), inner.dtype)
         buffers.append(run.add("buffer", empty, ("steps", *dims), inner.dtype))
 
     condition = b.subgraph("loop_condition")
@@ -286,9 +286,12 @@ def loop(b: Builder, node: ir.Node, *, body: ir.Graph) -> None:
         outputs[variable] = grown
     child.finish(outputs)
 
-    results = dict(zip(state, node.outputs, strict=False))
-    results |= {v: out for v, (out, _) in zip(buffers, collected, strict=True)}
-    run.run(condition, child, results)
+    made = run.run(condition, child, dict(zip(state, node.outputs, strict=False)))
+    for variable, (out, _) in zip(buffers, collected, strict=True):
+        # WHILE does not start from an empty tensor: the first row is no step's.
+        rank = g.rank(out) or 1
+        sizes = [b.ints([1] + [0] * (rank - 1)), b.ints([-1] * rank)]
+        b.operator("SLICE", [made[variable], *sizes], [out], s.SliceOptionsT())
 
 
 def _scalar(b: Builder, value: ir.Value, dtype: ir.DataType) -> int:

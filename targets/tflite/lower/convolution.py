@@ -50,7 +50,7 @@ def depthwise_conv_2d(
     strides: Sequence[int] = (1, 1),
     dilations: Sequence[int] = (1, 1),
     pads: Sequence[int] = (0, 0, 0, 0),
-    group: int,
+    group: int = 1,
     auto_pad: str = "NOTSET",
     kernel_shape: Sequence[int] = (),
 ) -> None:
