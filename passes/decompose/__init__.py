@@ -1,7 +1,7 @@
 """Decomposition: operators that a target has no kernel for, in simpler ones. Shared by all targets.
 
 `Decompose(keep)` writes out every operator that is not in `keep` (a target passes the operators that its
-declaration has rows for), by the rules here, and by the standard's own function bodies where there is no rule.
+declaration has rows for): by the rules here, and by the standard's own function bodies where there is none.
 What depends on attributes or shapes is a pass of its own that a target names.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tapeout.compiler.rewriting import Changes, Rewrite, Rule
+from tapeout.compiler.rewriting import Changes, Declined, Rewrite, Rule
 from tapeout.passes.decompose.activations import ACTIVATIONS, EluOfOne
 from tapeout.passes.decompose.attention import ATTENTION
 from tapeout.passes.decompose.contraction import CONTRACTIONS, GeneralGemm
@@ -40,7 +40,7 @@ class _Only(Rule):
     """`rule` on the op types that are not kept."""
 
     rule: Rule
-    ops: Sequence[str] = ()  # type: ignore[misc]
+    ops: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -63,11 +63,13 @@ class Decompose:
         rewrite = Rewrite(self.name, tuple(r for r in rules if r.ops))
         bodies = ExpandFunctions(self.keep, self.name)
         present = {n.op_type for n in model.graph.all_nodes()}
-        count, declined = 0, ()
+        count = 0
+        declined: tuple[Declined, ...] = ()
         while present - self.keep:
             changes = rewrite(model) if present & ruled else Changes(0)
             rest = bodies(model)
-            count, declined = count + changes.count + rest.count, (*changes.declined, *rest.declined)
+            count += changes.count + rest.count
+            declined = (*changes.declined, *rest.declined)
             if not changes.count + rest.count:
                 break
             present = {n.op_type for n in model.graph.all_nodes()}

@@ -1,19 +1,19 @@
 """Activations in terms of simpler functions, in forms that neither overflow nor cancel.
 
-    Swish(x, a)            -> x * Sigmoid(a x)
-    Mish(x)                -> x * n / (n + 2),  n = w (w + 2),  w = exp(min(x, 20))
-    Softplus(x)            -> max(x, 0) + log1p(exp(-|x|))
-    Softsign(x)            -> x / (1 + |x|)
-    Elu(x, a)              -> max(x, 0) + a (exp(min(x, 0)) - 1);  from Elu(., 1) where that is kept
-    Selu(x, a, c)          -> c Elu(x, a)
-    Celu(x, a)             -> a Elu(x / a)
-    ThresholdedRelu(x, a)  -> where(x > a, x, 0)
-    Shrink(x, l, b)        -> where(x < -l, x + b, where(x > l, x - b, 0))
-    HardSigmoid(x, a, b)   -> clip(a x + b, 0, 1)
-    HardSwish(x)           -> x * clip(x/6 + 1/2, 0, 1)
-    LeakyRelu(x, a)        -> max(x, 0) + a min(x, 0);  PRelu likewise
-    Gelu(x)                -> x/2 (1 + erf(x / sqrt 2));  x/2 (1 + tanh(...))
-    Hardmax(x)             -> the index of the first maximum equals the position
+Swish(x, a)            -> x * Sigmoid(a x)
+Mish(x)                -> x * n / (n + 2),  n = w (w + 2),  w = exp(min(x, 20))
+Softplus(x)            -> max(x, 0) + log1p(exp(-|x|))
+Softsign(x)            -> x / (1 + |x|)
+Elu(x, a)              -> max(x, 0) + a (exp(min(x, 0)) - 1);  from Elu(., 1) where that is kept
+Selu(x, a, c)          -> c Elu(x, a)
+Celu(x, a)             -> a Elu(x / a)
+ThresholdedRelu(x, a)  -> where(x > a, x, 0)
+Shrink(x, l, b)        -> where(x < -l, x + b, where(x > l, x - b, 0))
+HardSigmoid(x, a, b)   -> clip(a x + b, 0, 1)
+HardSwish(x)           -> x * clip(x/6 + 1/2, 0, 1)
+LeakyRelu(x, a)        -> max(x, 0) + a min(x, 0);  PRelu likewise
+Gelu(x)                -> x/2 (1 + erf(x / sqrt 2));  x/2 (1 + tanh(...))
+Hardmax(x)             -> the index of the first maximum equals the position
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 
 
 def log1p(op: Builder, y: Any) -> Any:
-    """log(1 + y) with the relative accuracy of y: y log(w) / (w - 1), w = 1 + y rounded, is exact in y / (w - 1)."""
+    """log(1 + y) with the relative accuracy of y: y log(w) / (w - 1), w = 1 + y rounded."""
     w = op.Add(y, 1.0)
     quotient = op.Div(op.Mul(y, op.Log(w)), op.Sub(w, 1.0))
     return op.Where(op.Equal(w, 1.0), y, quotient)
@@ -218,6 +218,7 @@ class Hardmax(NodeRule):
 
 
 ACTIVATIONS = (
-    Swish(), Mish(), Softplus(), Softsign(), Elu(), Selu(), Celu(), ThresholdedRelu(), Shrink(), HardSigmoid(),
+    Swish(), Mish(), Softplus(), Softsign(), Elu(), Selu(), Celu(), ThresholdedRelu(), Shrink(),
+    HardSigmoid(),
     HardSwish(), LeakyRelu(), Gelu(), Hardmax(),
 )  # fmt: skip

@@ -4,9 +4,9 @@
     RotaryEmbedding(x)     -> concat(x1 cos - x2 sin, x1 sin + x2 cos), x1, x2 the halves (or the even and odd
                               elements) of the rotated part
 
-Heads packed into the last axis, fewer heads of K and V than of Q, past keys and values, boolean masks, masks
-shorter than the keys, causal masks and windows, the number of keys that count, and the intermediate product as
-an output are written out (ONNX operators Attention-23 to -25, RotaryEmbedding-23).
+Heads packed into the last axis, fewer heads of K and V than of Q, past keys and values, boolean masks and
+masks shorter than the keys, causal masks and windows, the number of keys that count, and the intermediate
+product as an output are written out (ONNX operators Attention-23 to -25, RotaryEmbedding-23).
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ import onnx_ir as ir
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.rewriting import Builder, NodeRule
 
-
 # Constant masks of up to this many elements are looked at.
 LIMIT = 1 << 24
-WHOLE = (ir.DataType.BOOL, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.UINT8)
+WHOLE = (
+    ir.DataType.BOOL,
+    ir.DataType.INT64,
+    ir.DataType.INT32,
+    ir.DataType.INT16,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+)
 
 
 def _present(values: Any, i: int) -> ir.Value | None:
@@ -43,7 +49,11 @@ class Attention(NodeRule):
             return "the rank of Q is not known"
         if packed:
             heads, kv_heads = g.attribute(node, "q_num_heads"), g.attribute(node, "kv_num_heads")
-            query, key, value = _unpacked(op, query, heads), _unpacked(op, key, kv_heads), _unpacked(op, value, kv_heads)
+            query, key, value = (
+                _unpacked(op, query, heads),
+                _unpacked(op, key, kv_heads),
+                _unpacked(op, value, kv_heads),
+            )
         shapes = [g.dims(v) for v in (query, key, value)]
         if any(s is None or len(s) != 4 for s in shapes):
             return "the shapes of Q, K and V are not known"
@@ -66,6 +76,7 @@ class Attention(NodeRule):
         scores = op.MatMul(op.Mul(query, scale), op.Transpose(key, perm=[0, 1, 3, 2]))
         softcap = g.attribute(node, "softcap", 0.0)
         capped = op.Mul(op.Tanh(op.Div(scores, softcap)), softcap) if softcap else scores
+        assert query.dtype is not None
         hidden = self._masks(op, node, query.dtype, mask, lengths, rows, columns, past)
         if isinstance(hidden, str):
             return hidden
@@ -179,7 +190,10 @@ def finite(mask: ir.Value) -> bool:
             continue
         elif node.op_type in ("Mul", "Add", "Sub", "Neg", "Cast"):
             queue.extend(v for v in node.inputs if v is not None)
-        elif node.op_type in ("Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose") and node.inputs[0] is not None:
+        elif (
+            node.op_type in ("Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose")
+            and node.inputs[0] is not None
+        ):
             queue.append(node.inputs[0])
         elif node.op_type == "Where":
             queue.extend(v for v in node.inputs[1:] if v is not None)

@@ -1,7 +1,7 @@
 """Products over named axes and general matrix products, in terms of MatMul, Mul and ReduceSum.
 
-    Einsum(x, y, ..., "ab,bc->ac")   -> pairwise: sums over axes that nothing else names, MatMul over shared ones
-    Gemm(A, B, C)                    -> alpha MatMul(A', B') + beta C
+Einsum(x, y, ..., "ab,bc->ac")   -> pairwise: sums over axes that nothing else names, MatMul over shared ones
+Gemm(A, B, C)                    -> alpha MatMul(A', B') + beta C
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Term:
 
 
 def parse(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]] | str:
-    """The labels of each operand and of the result; an ellipsis is labels "...0", "...1", ... from the right."""
+    """The labels of each operand and of the result; an ellipsis is labels "...0", "...1" from the right."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(ranks):
@@ -75,7 +75,12 @@ class Einsum(NodeRule):
         done = terms[0]
         for i, term in enumerate(terms[1:], start=2):
             later = {label for t in terms[i:] for label in t.labels} | set(result)
-            made = _contract(op, _summed(op, done, later | set(term.labels)), _summed(op, term, later | set(done.labels)), later)
+            made = _contract(
+                op,
+                _summed(op, done, later | set(term.labels)),
+                _summed(op, term, later | set(done.labels)),
+                later,
+            )
             if isinstance(made, str):
                 return made
             done = made
@@ -199,7 +204,7 @@ class Gemm(NodeRule):
 
 
 class GeneralGemm(Gemm):
-    """Gemm whose factors, bias or first transpose a fully connected layer has no place for, as MatMul and Add"""
+    """A Gemm that is no fully connected layer (factors, a computed W, another bias) -> MatMul and Add"""
 
     def rewrite(self, op: Builder, node: ir.Node) -> Any:
         b, c = node.inputs[1], (*node.inputs, None)[2]

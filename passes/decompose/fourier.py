@@ -1,7 +1,7 @@
 """Fourier transforms as products with constant matrices, for lengths that are numbers.
 
-    DFT(x)               -> MatMul(x over [n, re/im], F),  F[t, k] = exp(-+2 pi i t k / L), padded or cut to L
-    STFT(x, step, w)     -> Conv(x, w F, stride=step), F of one frame
+DFT(x)               -> MatMul(x over [n, re/im], F),  F[t, k] = exp(-+2 pi i t k / L), padded or cut to L
+STFT(x, step, w)     -> Conv(x, w F, stride=step), F of one frame
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIMIT = 1 << 24
 
 
 def matrix(samples: int, length: int, components: int, onesided: bool, inverse: bool) -> np.ndarray[Any, Any]:
-    """F in float64 of shape [samples, components, bins, 2]: what sample t's part c adds to part d of bin k."""
+    """F in float64, [samples, components, bins, 2]: what part c of sample t adds to part d of bin k."""
     bins = length // 2 + 1 if onesided else length
     angle = 2 * np.pi * ((np.arange(samples)[:, None] * np.arange(bins)[None, :]) % length) / length
     cos, sin = np.cos(angle), np.sin(angle) * (1.0 if inverse else -1.0)

@@ -26,9 +26,9 @@ def defined() -> frozenset[str]:
     """The operators of the standard domain whose schema carries a body that this pass can write out."""
     found = set()
     for schema in onnx.defs.get_all_schemas():
-        if schema.domain == "" and (schema.has_function or schema.has_context_dependent_function):
-            if schema.name not in RANDOM:
-                found.add(schema.name)
+        written = schema.has_function or schema.has_context_dependent_function
+        if schema.domain == "" and written and schema.name not in RANDOM:
+            found.add(schema.name)
     return frozenset(found)
 
 
@@ -62,7 +62,8 @@ def _type(value: ir.Value | None) -> bytes:
         ir.serde.serialize_type_into(proto, value.type)
         if value.shape is not None:
             ir.serde.serialize_shape_into(proto, value.shape)
-    return proto.SerializeToString()
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ class ByDefinition(NodeRule):
                 return f"the body uses {inner.domain}::{inner.op_type}"
             if inner.op_type.startswith("Sequence") or inner.op_type.startswith("Optional"):
                 return f"the body uses {inner.op_type}"
-            if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in inner.attribute):
+            if any(
+                a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in inner.attribute
+            ):
                 return "the body has control flow"
         values: dict[str, ir.Value | None] = {"": None}
         inputs = [*node.inputs, *[None] * len(proto.input)]

@@ -1,14 +1,14 @@
 """Normalizations in terms of means, products and sums.
 
-    LayerNormalization(x, g, b)       -> d r g + b,  d = x - mean(x),  r = 1 / sqrt(mean(d^2) + eps)
-    InstanceNormalization(x, g, b)    -> the same over the axes after the channels
-    GroupNormalization(x, g, b, G)    -> the same over [N, G, rest], reshaped back before g and b
-    RMSNormalization(x, g)            -> x / sqrt(mean(x^2) + eps) g
-    BatchNormalization(x, g, b, m, v) -> x s + t,  s = g / sqrt(v + eps),  t = b - m s
-    LpNormalization(x)                -> x / |x|_p, 0 where the length is 0
-    MeanVarianceNormalization(x)      -> d / (sqrt(mean(d^2)) + 1e-9)
-    GlobalAveragePool, GlobalMaxPool  -> ReduceMean, ReduceMax over the axes after the channels
-    GlobalLpPool(x), LpPool(x)        -> sums of |x|^p over the axes, or n * AveragePool(|x|^p), to the power 1/p
+LayerNormalization(x, g, b)       -> d r g + b,  d = x - mean(x),  r = 1 / sqrt(mean(d^2) + eps)
+InstanceNormalization(x, g, b)    -> the same over the axes after the channels
+GroupNormalization(x, g, b, G)    -> the same over [N, G, rest], reshaped back before g and b
+RMSNormalization(x, g)            -> x / sqrt(mean(x^2) + eps) g
+BatchNormalization(x, g, b, m, v) -> x s + t,  s = g / sqrt(v + eps),  t = b - m s
+LpNormalization(x)                -> x / |x|_p, 0 where the length is 0
+MeanVarianceNormalization(x)      -> d / (sqrt(mean(d^2)) + 1e-9)
+GlobalAveragePool, GlobalMaxPool  -> ReduceMean, ReduceMax over the axes after the channels
+GlobalLpPool(x), LpPool(x)        -> sums of |x|^p over the axes, or n * AveragePool(|x|^p), to the power 1/p
 """
 
 from __future__ import annotations
@@ -223,6 +223,7 @@ class LpPool(NodeRule):
 
 
 NORMALIZATIONS = (
-    LayerNormalization(), RMSNormalization(), InstanceNormalization(), GroupNormalization(), BatchNormalization(),
+    LayerNormalization(), RMSNormalization(), InstanceNormalization(), GroupNormalization(),
+    BatchNormalization(),
     LpNormalization(), MeanVarianceNormalization(), GlobalPool(), LpPool(),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Operators over any axis or order of channels, in terms of those over the usual one.
 
-    Softmax(x, axis=a)           -> Transpose(Softmax(Transpose(x)))       likewise LogSoftmax, Hardmax
-    DepthToSpace(x, b, "CRD")    -> DepthToSpace(channels of x reordered, b, "DCR")
+Softmax(x, axis=a)           -> Transpose(Softmax(Transpose(x)))       likewise LogSoftmax, Hardmax
+DepthToSpace(x, b, "CRD")    -> DepthToSpace(channels of x reordered, b, "DCR")
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class DepthToSpaceByColumns(NodeRule):
             return "the number of channels is not known"
         order = np.arange(shape[1]).reshape(-1, b * b).T.reshape(-1)
         conv = g.producer(x, "Conv")
-        if conv is not None and g.only_use(x) is node and all(g.is_constant(v) for v in conv.inputs[1:] if v is not None):
-            if g.attribute(conv, "group", 1) == 1:
-                op.covers([conv, node])
-                made = [_picked(op, v, order) for v in conv.inputs[1:]]
-                x = op.node("Conv", [conv.inputs[0], *made], {k: v.value for k, v in conv.attributes.items()})[0]
-                return op.DepthToSpace(x, blocksize=b)
+        fixed = conv is not None and all(g.is_constant(v) for v in conv.inputs[1:] if v is not None)
+        if conv is not None and fixed and g.only_use(x) is node and g.attribute(conv, "group", 1) == 1:
+            op.covers([conv, node])
+            made = [_picked(op, v, order) for v in conv.inputs[1:]]
+            attributes = {k: v.value for k, v in conv.attributes.items()}
+            return op.DepthToSpace(op.node("Conv", [conv.inputs[0], *made], attributes)[0], blocksize=b)
         return op.DepthToSpace(op.Gather(x, order.astype(np.int64), axis=1), blocksize=b)
 
 

@@ -1,7 +1,7 @@
 """Resizing of axes whose sizes are numbers, one axis at a time: a resize is a linear map of each axis.
 
     Resize(x, nearest)         -> Gather(x, indices, axis)                 exactly
-    Resize(x, linear, cubic)   -> MatMul(x, W) over the last axis, MatMul(W', x) over the one before; other axes
+    Resize(x, linear, cubic)   -> MatMul(x, W) over the last axis, MatMul(W', x) over the one before; others
                                   are transposed to the end
 
 Every coordinate transformation, nearest mode, antialiasing, exclusion of what lies outside, and crops with an
@@ -36,7 +36,7 @@ class Axis:
 
 
 def coordinates(a: Axis, mode: str) -> Array:
-    """Where each output element lies on the input axis. float32 like the runtimes, so that ties fall alike."""
+    """Where each output element lies on the input axis; in float32, so that ties fall as in the runtimes."""
     f = np.float32
     x, scale = np.arange(a.out, dtype=f), f(a.scale)
     half = (x + f(0.5)) / scale - f(0.5)
@@ -59,13 +59,14 @@ def coordinates(a: Axis, mode: str) -> Array:
 def nearest(a: Axis, mode: str, rounding: str) -> Array:
     """The input index of each output element."""
     x = coordinates(a, mode)
-    index = {
+    rounded: dict[str, Callable[[Array], Array]] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_floor": lambda v: np.ceil(v - np.float32(0.5)),
         "round_prefer_ceil": lambda v: np.floor(v + np.float32(0.5)),
-    }[rounding](x)
-    return np.clip(index, 0, a.size - 1).astype(np.int64)
+    }
+    index: Array = np.clip(rounded[rounding](x), 0, a.size - 1).astype(np.int64)
+    return index
 
 
 def weights(a: Axis, mode: str, kind: str, cubic: float, antialias: bool, exclude: bool) -> Array:
@@ -108,7 +109,8 @@ def axes_of(node: ir.Node) -> list[Axis] | str:
         return "scales or sizes are computed"
     which = [a % len(x) for a in g.attribute(node, "axes", tuple(range(len(x))))]
     policy = g.attribute(node, "keep_aspect_ratio_policy", "stretch")
-    crop = g.attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    mode = g.attribute(node, "coordinate_transformation_mode", "half_pixel")
+    crop, aligned = mode == "tf_crop_and_resize", mode == "align_corners"
     if crop and roi is None:
         return "the region of interest is computed"
     found = []
@@ -135,14 +137,16 @@ def axes_of(node: ir.Node) -> list[Axis] | str:
             continue
         if not isinstance(size, int) or not isinstance(out, int):
             return "the size of a resized axis is not a number"
+        if aligned and abs(ratios[i] * size - out) > 1e-3:
+            return "aligned corners at a scale that gives a fractional size: runtimes and standard disagree"
         found.append(Axis(axis, size, out, ratios[i], *part))
     return found
 
 
 @dataclass(frozen=True)
 class ResizeByMatMul(NodeRule):
-    """Resize(x) -> Gather (nearest) or MatMul (linear, cubic) per axis. `unless(node)` leaves a node alone, such as
-    one that a target takes as it is."""
+    """Resize(x) -> Gather (nearest) or MatMul (linear, cubic) per axis. `unless(node)` leaves a node alone,
+    such as one that a target takes as it is."""
 
     unless: Callable[[ir.Node], bool] | None = None
     ops = ("Resize",)
@@ -156,7 +160,9 @@ class ResizeByMatMul(NodeRule):
             return found
         mode = g.attribute(node, "coordinate_transformation_mode", "half_pixel")
         kind = g.attribute(node, "mode", "nearest")
-        if mode == "tf_crop_and_resize" and (kind == "nearest" or g.attribute(node, "extrapolation_value", 0.0) != 0.0):
+        if mode == "tf_crop_and_resize" and (
+            kind == "nearest" or g.attribute(node, "extrapolation_value", 0.0) != 0.0
+        ):
             return "what lies outside of the image is filled in"
         if kind != "nearest" and not x.dtype.is_floating_point():
             return "integers are interpolated"
