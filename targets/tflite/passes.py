@@ -20,10 +20,8 @@ from tapeout.targets.tflite.legalize.storage import HalfStorage
 from tapeout.targets.tflite.legalize.transposed import Transposed
 
 # What the passes here, or the layout, turn into what rows take.
-LEGALIZED = frozenset(
-    ["Gemm", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LRN"]
-    + ["Resize", "DepthToSpace", "SpaceToDepth"]
-)
+WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LRN")
+LEGALIZED = frozenset({*WINDOWS, "Gemm", "Resize", "DepthToSpace", "SpaceToDepth"})
 LEGALIZE: tuple[Pass, ...] = (OverTwoAxes, Transposed, Padding, Resizing, Rearranging, FullyConnected())
 
 

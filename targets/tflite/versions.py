@@ -65,11 +65,12 @@ def _dilated(u: Use) -> bool:
 
 
 def _grouped(u: Use) -> bool:
-    return u.rank(0) == 4 and u.shapes[0][3] != u.shapes[1][3]  # type: ignore[index]
+    x, w = u.shapes[:2]
+    return x is not None and w is not None and len(x) == 4 and x[3] != w[3]
 
 
 def _hybrid(u: Use) -> bool:
-    return u.inputs[0] == T.FLOAT32 and u.inputs[1] == T.INT8
+    return u.inputs[:2] == (T.FLOAT32, T.INT8)
 
 
 # For each operator its versions above the first, the decisive condition first.

@@ -59,7 +59,8 @@ class MaxPoolPadding(NodeRule):
         if len(node.outputs) > 1 and node.outputs[1].name:
             return "the indices of the maxima are asked for"
         ceil = bool(g.attribute(node, "ceil_mode", 0)) and w.auto_pad == "NOTSET"
-        if not ceil and w.native and (w.auto_pad == "NOTSET" or w.pads is None):
+        dilated = max(w.dilations) > 1
+        if not dilated and not ceil and w.native and (w.auto_pad == "NOTSET" or w.pads is None):
             return None
         pads = _exact(w, ceil)
         if isinstance(pads, str):
@@ -67,6 +68,8 @@ class MaxPoolPadding(NodeRule):
         x = node.inputs[0]
         assert x is not None and x.dtype is not None
         exact = Window(w.kernel, w.strides, w.dilations, w.size, "NOTSET", pads)
+        if dilated:
+            return _taps(op, x, exact)
         kept: tuple[int, ...] | None = pads
         if not exact.native:
             x, kept = pad(op, x, pads, 0.0 if not_negative(x) else _lowest(x.dtype)), None
@@ -121,6 +124,27 @@ class AveragePoolPadding(NodeRule):
             (averaged,) = op.node("AveragePool", [padded], attributes(node, **{**kept, "pads": None}))
         result: ir.Value = op.Mul(averaged, op.constant(factor.astype(np.float32), hint="area_by_count"))
         return result
+
+
+def _taps(op: Builder, x: ir.Value, w: Window) -> ir.Value | str:
+    """The maximum of a dilated window as the maximum of what lies under each of its elements."""
+    counts = results(w, ceil=False)
+    if counts is None:
+        return "a dilated window over an unknown size"
+    if math.prod(w.kernel) > 16:
+        return f"a dilated window of {math.prod(w.kernel)} elements"
+    assert w.pads is not None and x.dtype is not None
+    padded = pad(op, x, w.pads, _lowest(x.dtype)) if any(w.pads) else x
+    axes = np.arange(2, 2 + len(w.size))
+    found: ir.Value | None = None
+    for place in np.ndindex(*w.kernel):
+        starts = np.array(place) * w.dilations
+        ends = starts + (np.array(counts) - 1) * w.strides + 1
+        numbers = (starts, ends, axes, np.array(w.strides))
+        tap = op.Slice(padded, *(op.constant(v.astype(np.int64)) for v in numbers))
+        found = tap if found is None else op.Max(found, tap)
+    assert found is not None
+    return found
 
 
 def _exact(w: Window, ceil: bool) -> tuple[int, ...] | str:

@@ -32,29 +32,38 @@ class Groups(NodeRule):
         if group == 1 or g.rank(node.inputs[0]) != 4:
             return None
         x, w, b = (*node.inputs, None)[:3]
-        shape, tensor = g.static_dims(w), None if w is None else w.const_value
-        if shape is None or tensor is None:
-            return "the weight is computed"
-        each, bias = shape[0] // group, g.constant(b)
-        if b is not None and bias is None:
-            return "the bias is computed"
-        parts = op.Split(x, op.constant(np.full(group, each, np.int64), hint="split"), axis=1, _outputs=group)
-        made = []
-        for i, part in enumerate(parts):
-            begin = i * each
-            weight = g.add_lazy_constant(
-                op.graph,
-                (each, *shape[1:]),
-                tensor.dtype,
-                lambda begin=begin: tensor.numpy()[begin : begin + each],  # type: ignore[misc]
-                w.name or "weight" if w is not None else "weight",
-            )
-            inputs: list[ir.Value | None] = [part, weight]
-            if bias is not None:
-                inputs.append(op.constant(bias[i * shape[1] : (i + 1) * shape[1]], hint="bias"))
-            made.append(op.node("ConvTranspose", inputs, attributes(node, group=None))[0])
+        shape = g.static_dims(w)
+        if x is None or w is None or shape is None:
+            return "the shape of the weight is not known"
+        parts = _split(op, x, group, shape[0] // group, 1)
+        weights = _split(op, w, group, shape[0] // group, 0)
+        biases = [None] * group if b is None else _split(op, b, group, shape[1], 0)
+        made = [
+            op.node("ConvTranspose", [v for v in inputs if v is not None], attributes(node, group=None))[0]
+            for inputs in zip(parts, weights, biases, strict=True)
+        ]
         joined: ir.Value = op.Concat(*made, axis=1)
         return joined
+
+
+def _split(op: Builder, value: ir.Value, count: int, each: int, axis: int) -> list[ir.Value]:
+    """`value` in `count` equal parts along `axis`; a constant along its first axis when it is written."""
+    tensor = value.const_value
+    if tensor is None or not g.is_constant(value) or axis != 0:
+        sizes = op.constant(np.full(count, each, np.int64), hint="split")
+        return list(op.Split(value, sizes, axis=axis, _outputs=count))
+
+    def part(begin: int) -> ir.Value:
+        rest = [int(d) for d in tensor.shape][1:]  # type: ignore[arg-type]
+        return g.add_lazy_constant(
+            op.graph,
+            (each, *rest),
+            tensor.dtype,
+            lambda: tensor.numpy()[begin : begin + each],
+            value.name or "weight",
+        )
+
+    return [part(i * each) for i in range(count)]
 
 
 class Plain(NodeRule):
@@ -84,15 +93,19 @@ class Plain(NodeRule):
         if native and same_kernel and not stated:
             return None
         if not same_kernel:
-            if tensor is None:
-                return "the weight is computed"
-            w = g.add_lazy_constant(
-                op.graph,
-                (*shape[:2], *kernel),
-                tensor.dtype,
-                lambda: _spread(tensor.numpy(), dilations, kernel),
-                w.name or "weight",
-            )
+            if tensor is not None and g.is_constant(w):
+                w = g.add_lazy_constant(
+                    op.graph,
+                    (*shape[:2], *kernel),
+                    tensor.dtype,
+                    lambda: _spread(tensor.numpy(), dilations, kernel),
+                    w.name or "weight",
+                )
+            elif max(dilations) == 1:
+                ends = [0] * 6 + [k - n for k, n in zip(kernel, shape[2:], strict=True)]
+                w = op.Pad(w, op.constant(np.array(ends, np.int64), hint="pads"))
+            else:
+                return "the weight is computed, and dilated"
         changed = {"dilations": None, "output_padding": None, "output_shape": None, "auto_pad": None}
         kept = attributes(
             node, **{**changed, "kernel_shape": kernel, "strides": strides, "pads": cut if native else None}

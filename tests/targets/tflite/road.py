@@ -1,4 +1,4 @@
-"""The whole road of a small graph for tests: passes, acceptance, emission, both resolvers, against ONNX Runtime."""
+"""The whole road of a small graph for tests: passes, acceptance, emission, both resolvers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def agrees(
     tolerance: float = 1e-5,
     scheme: str = "float32",
 ) -> list[str]:
-    """Hold the TFLite file of `text` against the source in ONNX Runtime; returns the operators it was made of.
+    """Hold the TFLite file of `text` against the source in ONNX Runtime; returns the operators in it.
 
     `tolerance` is relative to the largest magnitude of an output; integers and booleans must be equal.
     """

@@ -23,7 +23,8 @@ def test_a_bias_goes_into_the_product(bias: tuple[int, ...]) -> None:
     data = f"{initializer('w', 5, 4)}, {initializer('b', *bias) if bias else 'float b = {0.3}'}"
     for add in ("Add (t, b)", "Add (b, t)"):
         made = agrees(
-            f"agraph (float[N,3,5] x) => (float[N,3,4] y)\n<{data}>\n{{ t = MatMul (x, w) s = {add} y = Relu (s) }}"
+            f"agraph (float[N,3,5] x) => (float[N,3,4] y)\n<{data}>\n"
+            f"{{ t = MatMul (x, w) s = {add} y = Relu (s) }}"
         )
         assert made == ["FULLY_CONNECTED"]
 
@@ -79,7 +80,8 @@ def test_product_of_computed_tensors(a: str, b: str) -> None:
         np.zeros([int(d) for d in a.split(",")]), np.zeros([int(d) for d in b.split(",")])
     ).shape
     agrees(
-        f"agraph (float[{a}] a, float[{b}] b) => (float[{','.join(map(str, shape))}] y) {{ y = MatMul (a, b) }}"
+        f"agraph (float[{a}] a, float[{b}] b) => (float[{','.join(map(str, shape))}] y)"
+        "{ y = MatMul (a, b) }"
     )
 
 

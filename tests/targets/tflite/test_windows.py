@@ -135,11 +135,38 @@ def test_pool(op: str, attributes: str, x: str) -> None:
         "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1",
         "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1, ceil_mode = 1",
         "kernel_shape = [3, 2], dilations = [2, 2], pads = [1, 1, 1, 1]",
-        "kernel_shape = [3, 2], dilations = [2, 1], strides = [2, 1], pads = [2, 1, 2, 1], count_include_pad = 1",
+        "kernel_shape = [3, 2], dilations = [2, 1], strides = [2, 1], pads = [2, 1, 1, 0], count_include_pad=1",
     ],
 )
 def test_average_that_counts_padding(attributes: str) -> None:
     agrees(f"agraph (float[2,3,8,8] x) => (float[A,B,C,D] y) {{ y = AveragePool <{attributes}> (x) }}")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "kernel_shape = [2, 2], dilations = [2, 2]",
+        "kernel_shape = [3, 2], dilations = [1, 3], strides = [2, 1], pads = [1, 1, 0, 1]",
+        "kernel_shape = [3, 3], dilations = [2, 2], strides = [2, 2], ceil_mode = 1",
+    ],
+)
+def test_maximum_of_a_dilated_window(attributes: str) -> None:
+    agrees(f"agraph (float[2,3,8,9] x) => (float[A,B,C,D] y) {{ y = MaxPool <{attributes}> (x) }}")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_maximum_of_small_integers(dtype: str) -> None:
+    attributes = "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]"
+    agrees(f"agraph ({dtype}[2,3,8,8] x) => ({dtype}[2,3,4,4] y) {{ y = MaxPool <{attributes}> (x) }}")
+
+
+@pytest.mark.parametrize("attributes", ["group = 2", "output_padding = [1, 0], strides = [2, 1]"])
+def test_conv_transpose_with_a_computed_weight(attributes: str) -> None:
+    agrees(
+        "agraph (float[2,4,5,6] x, float[4,3,3,3] w, float[M] b) => (float[A,B,C,D] y)"
+        f"{{ y = ConvTranspose <{attributes}> (x, w, b) }}",
+        bind={"M": 6 if "group" in attributes else 3},
+    )
 
 
 def test_a_pool_of_what_is_not_negative_is_padded_with_zeros() -> None:

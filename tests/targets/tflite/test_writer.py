@@ -1,4 +1,4 @@
-"""The FlatBuffer writer: LiteRT reads its files from a path and from bytes, and so do the official bindings."""
+"""The FlatBuffer writer: LiteRT reads its files from path and bytes, and so do the bindings."""
 
 from __future__ import annotations
 
