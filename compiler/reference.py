@@ -212,20 +212,32 @@ def open_session(payload: bytes | str, base: str | None, threads: int, optimized
         raise _not_runnable(error) from error
 
 
-# Operators whose definition in the standard ORT does not use by itself where it has no kernel.
-DEFINED = ("Swish",)
-
-
 def _written_out(payload: bytes) -> bytes | None:
-    """The model with the operators `DEFINED` written out by their bodies; None where it has none of them."""
+    """The model with every Swish of the main graph written out by its definition, x * Sigmoid(alpha x), for
+    ORT has no kernel for it and does not use the definition; None where there is none."""
     proto = onnx.ModelProto.FromString(payload)
-    if not any(n.op_type in DEFINED and not n.domain for n in proto.graph.node):
+    nodes: list[onnx.NodeProto] = []
+    count = 0
+    for node in proto.graph.node:
+        if node.op_type != "Swish" or node.domain:
+            nodes.append(node)
+            continue
+        count += 1
+        x, y = node.input[0], node.output[0]
+        alpha = next((a.f for a in node.attribute if a.name == "alpha"), 1.0)
+        inner = x
+        if alpha != 1.0:
+            number, inner = f"{y}~alpha", f"{y}~scaled"
+            value = onnx.helper.make_node("Constant", [], [f"{number}~f"], value_float=alpha)
+            cast_like = onnx.helper.make_node("CastLike", [f"{number}~f", x], [number])
+            nodes += [value, cast_like, onnx.helper.make_node("Mul", [x, number], [inner])]
+        nodes.append(onnx.helper.make_node("Sigmoid", [inner], [f"{y}~gate"]))
+        nodes.append(onnx.helper.make_node("Mul", [x, f"{y}~gate"], [y], name=node.name))
+    if not count:
         return None
-    from onnx.inliner import inline_selected_functions
-
-    which = [("", op_type) for op_type in DEFINED]
-    done = inline_selected_functions(proto, which, inline_schema_functions=True)
-    return cast(bytes, done.SerializeToString())
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return cast(bytes, proto.SerializeToString())
 
 
 def evaluate(
