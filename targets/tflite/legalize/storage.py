@@ -34,7 +34,8 @@ class HalfStorage:
                     continue
                 if value.is_graph_output() or not value.uses():
                     continue
-                largest = float(np.abs(tensor.numpy()).max())
+                array = tensor.numpy()
+                largest = float(np.maximum(array.max(), -array.min()))
                 if not largest <= 65504:
                     declined.append(Declined(self.name, value.name or "", f"{largest:g} is beyond float16"))
                     continue

@@ -14,7 +14,6 @@ from tapeout.targets.tflite.run import RESOLVERS, LiteRT
 from tests.assets import model_names, model_path, needs_assets
 from tests.targets.tflite.road import Arrays, emitted, reference, refusals
 
-
 # What float inputs are like: standard deviation and mean.
 SCALES = {"yolox_nano": (70.0, 114.0), "yunet_n": (70.0, 114.0), "silero_vad": (0.1, 0.0)}
 
