@@ -118,7 +118,7 @@ class Store:
         if value is None or node is None or node.inputs[0] is not base or dims_of(value) != dims:
             return None
         source = self.views.of(root.value)
-        if base is root.value and source is not None and source.form not in self._stored[root]:
+        if base is root.value and source is not None and self._stored[root].get(source.form) is not base:
             return None  # the node's input is stored in another order by now
         if before is not None and node not in self.passed:
             return None

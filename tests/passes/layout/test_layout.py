@@ -176,7 +176,7 @@ def test_subgraphs_have_layouts_of_their_own() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-# --- the check -------------------------------------------------------------------------------------------------
+# --- the check --------------------------------------------------------------------------------------------
 
 
 def planted(model: ir.Model, value: ir.Value, *perms: tuple[int, ...]) -> None:
@@ -217,7 +217,8 @@ def test_planted_transposes_are_found(at: int, perms: tuple[tuple[int, ...], ...
 def test_a_pair_around_an_operator_is_found() -> None:
     model = from_text(
         HEAD + "agraph (float[4,4,4,4] x) => (float[4,4,4,4] y) {"
-        "a = Transpose <perm = [0, 2, 3, 1]> (x) b = Softmax <axis = 3> (a) y = Transpose <perm = [0, 3, 1, 2]> (b) }"
+        "a = Transpose <perm = [0, 2, 3, 1]> (x) b = Softmax <axis = 3> (a)"
+        "y = Transpose <perm = [0, 3, 1, 2]> (b) }"
     )
     assert {t.node for t in removable_transposes(model, ())} == {n.name for n in transposes(model)}
     assert removable_transposes(model) == []
@@ -240,7 +241,7 @@ def test_reasons(body: str, reason: str) -> None:
     assert any(reason in t.reason for t in removable_transposes(model))
 
 
-# --- the cut ---------------------------------------------------------------------------------------------------
+# --- the cut ----------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, derandomize=True, database=None)
