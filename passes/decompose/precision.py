@@ -2,7 +2,7 @@
 
 Integers wrap alike: the low bits of a sum, difference or product do not depend on the width, and every other
 operation on numbers that fit the narrow type is exact in the wide one. A float16 result computed in float32
-is rounded once, as ONNX Runtime's CPU kernels do.
+is rounded once, and not at all where the next operator computes in float32 as well.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ SMALL_INTEGERS: Mapping[ir.DataType, ir.DataType] = {
 HALF: Mapping[ir.DataType, ir.DataType] = {D.FLOAT16: D.FLOAT}
 
 
+MARK = "tapeout.narrowed"  # on the Cast behind a widened operator
+
+
 class Widen(NodeRule):
     """Op(x: narrow) -> Cast(Op(Cast(x, wide)), narrow) for the operators and types given."""
 
-    def __init__(self, ops: Sequence[str], types: Mapping[ir.DataType, ir.DataType]) -> None:
+    def __init__(
+        self, ops: Sequence[str], types: Mapping[ir.DataType, ir.DataType], rounding: bool = True
+    ) -> None:
+        """With `rounding` false what one widened operator hands to the next stays wide."""
         self.ops = tuple(ops)  # type: ignore[misc]
         self.types = types
+        self.rounding = rounding
 
     def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | Sequence[ir.Value] | str | None:
         if g.has_subgraph(node):
@@ -35,92 +42,50 @@ class Widen(NodeRule):
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         if not any(v.dtype in self.types for v in values):
             return None
-        inputs = [
-            v
-            if v is None or v.dtype is None or v.dtype not in self.types
-            else op.Cast(v, to=self.types[v.dtype])
-            for v in node.inputs
-        ]
+        inputs = [self.wide(op, v) for v in node.inputs]
         made = op.node(node.op_type, inputs, dict(node.attributes), len(node.outputs), node.domain)
         results = []
         for old, new in zip(node.outputs, made, strict=True):
             narrow = old.dtype
             if narrow is not None and narrow in self.types:
                 new = op.Cast(new, to=narrow)
+                new.producer().metadata_props[MARK] = "1"
             results.append(new)
         return results
 
+    def wide(self, op: Builder, value: ir.Value | None) -> ir.Value | None:
+        """`value` in the wide type; without the rounding behind a widened operator unless it is asked for."""
+        dtype = None if value is None or value.dtype is None else self.types.get(value.dtype)
+        if value is None or dtype is None:
+            return value
+        made = value.producer()
+        if not self.rounding and made is not None and MARK in made.metadata_props:
+            return made.inputs[0]
+        cast: ir.Value = op.Cast(value, to=dtype)
+        return cast
+
 
 INTEGER_OPS = (
-    *(
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Pow",
-        "Neg",
-        "Abs",
-        "Sign",
-        "Mod",
-        "Max",
-        "Min",
-        "Clip",
-        "CumSum",
-        "Range",
-    ),
-    *("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK"),
-    *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"),
-)
+    "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Sign", "Mod", "Max", "Min", "Clip", "CumSum", "Range",
+    "ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK",
+    "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual",
+)  # fmt: skip
 
 # Computing operators; those that only move elements keep float16.
 FLOAT_OPS = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Sign", "Mod", "Max", "Min", "Sum", "Mean", "Clip"),
-    *(
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Erf",
-        "CumSum",
-        "Range",
-        "IsNaN",
-        "IsInf",
-    ),
-    *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
-    *("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
-    *("ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin", "TopK", "Hardmax"),
-    *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Einsum", "MatMul", "Gemm", "Conv"),
-    *(
-        "ConvTranspose",
-        "AveragePool",
-        "MaxPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "LpPool",
-        "LRN",
-        "Resize",
-    ),
-    *(
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Mish",
-        "Sigmoid",
-    ),
-    *("Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu", "Shrink", "Softmax", "LogSoftmax"),
-    *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"),
-    *("RMSNormalization", "LpNormalization", "Attention", "RotaryEmbedding", "SoftmaxCrossEntropyLoss"),
-    *("NegativeLogLikelihoodLoss", "LSTM", "GRU", "RNN"),
-)
+    "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Sign", "Mod", "Max", "Min", "Sum", "Mean", "Clip",
+    "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "CumSum", "Range", "IsNaN",
+    "IsInf", "TopK", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
+    "ArgMax", "ArgMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1",
+    "ReduceL2", "Hardmax", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "Equal", "Less",
+    "LessOrEqual", "Greater", "GreaterOrEqual", "Einsum", "MatMul", "Gemm", "Conv", "ConvTranspose",
+    "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "LRN", "Resize", "Relu",
+    "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid",
+    "Softplus", "Softsign", "Swish", "Tanh", "Shrink", "ThresholdedRelu", "Softmax", "LogSoftmax",
+    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization",
+    "RMSNormalization", "LpNormalization", "Attention", "RotaryEmbedding", "SoftmaxCrossEntropyLoss",
+    "NegativeLogLikelihoodLoss", "LSTM", "GRU", "RNN",
+)  # fmt: skip
 
 NARROW_INTEGERS = Widen(INTEGER_OPS, SMALL_INTEGERS)
-HALF_IN_SINGLE = Widen(FLOAT_OPS, HALF)
+HALF_IN_SINGLE = Widen(FLOAT_OPS, HALF, rounding=False)

@@ -136,8 +136,9 @@ class QLinear(NodeRule):
         a, sa, za, b, sb, zb, sy, zy, bias = (*node.inputs, None)[:9]
         dtype = node.outputs[0].dtype
         assert a is not None and b is not None and sa is not None and sb is not None and sy is not None
-        if dtype not in SMALL or any(v.dtype != FLOAT for v in (sa, sb, sy)):
-            return "types other than integers with float32 scales"
+        if dtype not in SMALL or any(v.dtype not in (FLOAT, D.FLOAT16) for v in (sa, sb, sy)):
+            return "types other than integers with float32 or float16 scales"
+        sa, sb, sy = single(op, sa), single(op, sb), single(op, sy)
         matmul = node.op_type == "QLinearMatMul"
         weight_axis = -1 if matmul else 0
 
