@@ -17,6 +17,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
+# Expressions with more symbols and terms than this are given up: a graph can make them grow without end.
+LARGEST = 64
+
 
 class Floor(NamedTuple):
     """The floor of `of` over `by` > 0, with all coefficients of `of` in [0, by)."""
@@ -38,11 +41,18 @@ class Undecided(Exception):
 
 
 class Expr:
-    """A polynomial that is no plain number. Made by arithmetic on `symbol(...)`, or by `parse`."""
+    """A polynomial that is no plain number. Made by arithmetic on `symbol(...)`, or by `parse`.
 
-    __slots__ = ("_hash", "_text", "terms")
+    Arithmetic raises Undecided where the result is larger than `LARGEST`.
+    """
+
+    __slots__ = ("_hash", "_text", "size", "terms")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
+        atoms = [atom for monomial, _ in terms for atom in monomial]
+        self.size: int = len(terms) + sum(a.of.size if isinstance(a, Floor) else 1 for a in atoms)
+        if self.size > LARGEST:
+            raise Undecided("an expression of so many terms is not followed")
         self.terms = terms
         self._hash = hash(terms)
         self._text: str | None = None

@@ -55,6 +55,8 @@ def propagate(node: ir.Node, shapes: Sequence[Any]) -> None:
     rule = VALUES.get(node.op_type)
     if rule is None or node.domain != "":
         return
+    if node.op_type in WHOLE and node.outputs[0].dtype in FLOATS:
+        rule = WHOLE[node.op_type]
     if node.outputs[0].dtype not in BOUNDS and node.outputs[0].dtype != ir.DataType.BOOL:
         return
     inputs: list[Array | None] = []
@@ -72,7 +74,7 @@ def propagate(node: ir.Node, shapes: Sequence[Any]) -> None:
     attributes = {name: g.attribute(node, name) for name in node.attributes}
     try:
         result = rule(*inputs, **attributes)
-    except (Declined, Undecided, TypeError, ValueError, IndexError, ZeroDivisionError):
+    except (Declined, Undecided, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
         return
     results = result if isinstance(result, list) else [result]
     for value, array in zip(node.outputs, results, strict=False):
@@ -114,6 +116,10 @@ def _divide(a: Any, b: Any) -> Any:
     if not nonnegative(a) or not nonnegative(b) or (isinstance(b, int) and b == 0):
         raise Undecided
     return floor_divide(a, b)
+
+
+def _undecided() -> Any:
+    raise Undecided
 
 
 def _modulo(a: Any, b: Any) -> Any:
@@ -250,6 +256,16 @@ def _small(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     return _plain(rule, 1)
 
+
+def _exactly(a: Any, b: Any) -> Any:
+    quotient = None if b == 0 else exact_divide(a, b)
+    if quotient is None:
+        raise Undecided
+    return quotient
+
+
+# What differs on floats: only whole results are known.
+WHOLE: dict[str, Callable[..., Any]] = {"Div": _elementwise(_exactly), "Mod": lambda *_, **__: _undecided()}
 
 VALUES: dict[str, Callable[..., Any]] = {
     "Shape": lambda x, *, start=0, end=None: x[slice(*kernels.clamped(start, end, len(x)))],

@@ -63,10 +63,13 @@ def infer_node(node: ir.Node) -> None:
     if rule is not None:
         try:
             found = rule(Context(node, shapes, _numbers))
-        except (Unknown, Undecided, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError):
-            found = None
+        except (Unknown, Undecided, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+            found = None  # attributes or shapes that do not fit: what ONNX makes of them is taken
     if found is None:
-        found = _special(node, shapes)
+        try:
+            found = _special(node, shapes)
+        except Undecided:
+            found = ()
     for value, (dtype, dims) in zip(node.outputs, found, strict=False):
         if dtype is not None and value.dtype is not dtype:
             value.dtype = dtype

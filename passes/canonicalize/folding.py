@@ -144,11 +144,11 @@ class _Run:
         if known is None or not _plain(known):
             return False
         chosen = node.attributes["then_branch" if bool(known.reshape(-1)[0]) else "else_branch"].as_graph()
+        outputs = list(chosen.outputs)
+        chosen.outputs.clear()
         for value in list(chosen.initializers.values()):
             del chosen.initializers[value.name or ""]
             graph.register_initializer(value)
-        outputs = list(chosen.outputs)
-        chosen.outputs.clear()
         moved = list(chosen)
         chosen.remove(moved)
         graph.insert_before(node, moved)

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.dimensions import Expr, exact_divide
+from tapeout.compiler.ir.dimensions import Expr, Undecided, exact_divide
 from tapeout.compiler.ir.shapes import dims_of, known_value
 from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 from tapeout.passes.canonicalize.identities import same_shape
@@ -128,7 +128,10 @@ class StateSlice(NodeRule):
             return at
         if size is None:
             return None
-        away = at - size
+        try:
+            away = at - size
+        except Undecided:
+            return None
         if not isinstance(away, int) or away > 0 or (away == 0 and whole == 0):
             return None
         return whole if away == 0 else away
@@ -157,7 +160,10 @@ class StateResize(NodeRule):
 def _ratio(want: int | Expr, have: int | Expr | None) -> int | None:
     if have is None:
         return None
-    ratio = exact_divide(want, have)
+    try:
+        ratio = exact_divide(want, have)
+    except Undecided:
+        return None
     return ratio if isinstance(ratio, int) and ratio > 0 else None
 
 

@@ -100,3 +100,13 @@ def test_a_quotient_of_sizes_is_not_decided() -> None:
         floor_divide(N + 1, M)
     with pytest.raises(Undecided):
         bool(N)
+
+
+def test_what_grows_without_end_is_given_up() -> None:
+    product, nested = N + 1, N
+    with pytest.raises(Undecided):
+        for _ in range(40):
+            product = product * product + M
+    with pytest.raises(Undecided):
+        for _ in range(1000):
+            nested = (nested + 1) // 2 + M

@@ -248,3 +248,35 @@ def test_a_function_is_inferred_through_its_body() -> None:
     assert [bind(dims[1], {"H": h}) for h in (9, 10, 33)] == [4, 4, 16]
     assert functions.digest(function) == before
     assert len(x.uses()) == uses
+
+
+def test_arithmetic_that_explodes_ends_soon() -> None:
+    steps = "\n".join(f"v{i + 1} = Mul (v{i}, v{i})" for i in range(60))
+    start = time.perf_counter()
+    shapes(
+        f"agraph (float[N,M] x) => (int64 v60)\n<int64 zero = {{0}}, int64 one = {{1}}>\n"
+        f"{{ s = Shape (x)\n n = Gather (s, zero)\n m = Gather (s, one)\n v0 = Add (n, m)\n {steps} }}"
+    )
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Conv <kernel_shape = [3], strides = [0, 0]> (x, x)",
+        "y = MaxPool <kernel_shape = [0, -1]> (x)",
+        "y = Transpose <perm = [0, 9]> (x)",
+        "y = Concat <axis = 7> (x, x)",
+        "y = DepthToSpace <blocksize = 0> (x)",
+        "y = Gather <axis = -9> (x, k)",
+        "y = Reshape (x, k)",
+        "y = Split <axis = 5> (x)",
+        "y = Scan <num_scan_inputs = 9, body = b () => () { }> (x)",
+    ],
+)
+def test_nodes_that_are_not_valid_are_left(body: str) -> None:
+    proto = onnx.parser.parse_model(
+        f"{HEADER}agraph (float[N,M,4,4] x) => (float y) <int64[3] k = {{-1, -1, -7}}> {{ {body} }}"
+    )
+    model = ir.from_proto(proto)
+    infer(model)

@@ -11,7 +11,7 @@ import pytest
 
 from tapeout.compiler import pipeline
 from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.load import from_text, load
+from tapeout.compiler.ir.load import from_proto, from_text, load
 from tapeout.passes.canonicalize import CANONICALIZE, FoldConstants, merge_duplicates
 from tests.assets import model_names, model_path, needs_assets
 from tests.passtext import Case, cases, check, deviation, draw, run, text
@@ -137,3 +137,49 @@ def test_large_equal_weights_are_stored_once() -> None:
     matrices = [n.inputs[1] for n in graph if n.op_type == "MatMul"]
     assert matrices[0] is matrices[2]
     assert len({id(m) for m in matrices}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folded", [False, True], ids=["inputs", "constants"])
+def test_node_cases_compute_the_same(folded: bool) -> None:
+    """ONNX's node cases through canonical form; with their inputs as constants, nearly all fold away."""
+    import warnings
+
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        every = collect_testcases(None)
+    same = gone = 0
+    wrong = []
+    for case in every:
+        if case.model is None or "bernoulli" in case.name or "random" in case.name:
+            continue
+        inputs, outputs = case.data_sets[0]
+        if not all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in (*inputs, *outputs)):
+            continue
+        proto = onnx.ModelProto()
+        proto.CopyFrom(case.model)
+        data = dict(zip((i.name for i in proto.graph.input), inputs, strict=False))
+        if folded:
+            proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in data.items())
+            del proto.graph.input[:]
+            data = {}
+        try:
+            reference = run(proto, data)
+            model = from_proto(proto)
+        except Exception:  # a case that the runtime or the import refuses has nothing to be compared with
+            continue
+        pipeline.run(model, CANONICALIZE)
+        result = run(ir.to_proto(model), data)
+        # Half precision rounds at each operator that remains.
+        limit = 1e-3 if any(a.dtype == np.float16 for a in (*inputs, *outputs)) else 1e-5
+        limit = 1e-3 if "softmax_precision" in case.name else limit
+        for name, expected in reference.items():
+            if expected.shape != result[name].shape or deviation(expected, result[name]) > limit:
+                wrong.append((case.name, name))
+        same += 1
+        gone += all(node.op_type == "Identity" for node in model.graph)
+    assert not wrong
+    assert same > 1000
+    assert not folded or gone > 1000
