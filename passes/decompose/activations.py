@@ -37,6 +37,11 @@ def log1p(op: Builder, y: Any) -> Any:
     return op.Where(op.Equal(w, 1.0), y, quotient)
 
 
+def _sixths(op: Builder, x: Any) -> Any:
+    """clip(x + 3, 0, 6)"""
+    return op.Clip(op.Add(x, 3.0), 0.0, 6.0)
+
+
 class Swish(NodeRule):
     """Swish(x, a) -> x * Sigmoid(a x)"""
 
@@ -153,23 +158,26 @@ class Shrink(NodeRule):
 
 
 class HardSigmoid(NodeRule):
-    """HardSigmoid(x, a, b) -> clip(a x + b, 0, 1)"""
+    """HardSigmoid(x, a, b) -> clip(a x + b, 0, 1); of 1/6 and 1/2 -> clip(x + 3, 0, 6) / 6, which many kernels
+    have as an activation of the sum"""
 
     ops = ("HardSigmoid",)
 
     def rewrite(self, op: Builder, node: ir.Node) -> Any:
         alpha, beta = g.attribute(node, "alpha", 0.2), g.attribute(node, "beta", 0.5)
+        if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+            return op.Mul(_sixths(op, node.inputs[0]), 1 / 6)
         return op.Clip(op.Add(op.Mul(node.inputs[0], alpha), beta), 0.0, 1.0)
 
 
 class HardSwish(NodeRule):
-    """HardSwish(x) -> x * clip(x/6 + 1/2, 0, 1)"""
+    """HardSwish(x) -> x * clip(x + 3, 0, 6) / 6"""
 
     ops = ("HardSwish",)
 
     def rewrite(self, op: Builder, node: ir.Node) -> Any:
         x = node.inputs[0]
-        return op.Mul(x, op.Clip(op.Add(op.Mul(x, 1 / 6), 0.5), 0.0, 1.0))
+        return op.Mul(x, op.Mul(_sixths(op, x), 1 / 6))
 
 
 class LeakyRelu(NodeRule):
