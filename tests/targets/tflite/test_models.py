@@ -18,7 +18,7 @@ from tests.targets.tflite.road import Arrays, emitted, reference, refusals
 SCALES = {"yolox_nano": (70.0, 114.0), "yunet_n": (70.0, 114.0), "silero_vad": (0.1, 0.0)}
 
 
-def inputs_for(name: str, batch: int = 1, seed: int = 5) -> Arrays:
+def inputs_for(name: str, batch: int = 1, seed: int = 5, length: int = 16) -> Arrays:
     """Inputs of the magnitude that the model has learnt from; numbers that index something stay small."""
     rng = np.random.default_rng(seed)
     deviation, mean = SCALES.get(name, (0.5, 0.0))
@@ -26,7 +26,8 @@ def inputs_for(name: str, batch: int = 1, seed: int = 5) -> Arrays:
     for value in load(model_path(name)).graph.inputs:
         assert value.name is not None and value.dtype is not None
         shape = [
-            d if isinstance(d, int) else batch if i == 0 else 16 for i, d in enumerate(g.dims(value) or ())
+            d if isinstance(d, int) else batch if i == 0 else length
+            for i, d in enumerate(g.dims(value) or ())
         ]
         if value.name == "sr":
             found[value.name] = np.array(16000, np.int64)
@@ -68,3 +69,28 @@ def test_a_real_model(name: str, scheme: str) -> None:
             error = np.abs(found[key] - right).max() / max(float(np.abs(right).max()), 1e-30)
             bound = max(1e-5, 4 * allowed[key]) if scheme == "float32" else 5e-2
             assert error <= bound, f"{resolver} {key}: {error:.2g}, at most {bound:.2g}"
+
+
+@needs_assets
+@pytest.mark.slow
+@pytest.mark.parametrize("name", model_names())
+def test_one_file_serves_every_size(name: str) -> None:
+    model = load(model_path(name))
+    if all(g.static_dims(v) is not None for v in model.graph.inputs):
+        pytest.skip("every input has a fixed size")
+    cases = []
+    for batch, length in ((1, 16), (3, 7), (2, 33)):
+        inputs = inputs_for(name, batch, length=length)
+        expected = reference(model, inputs)
+        cases.append((inputs, expected, spread(name, inputs, expected)))
+    pipeline.run(model, TARGET.passes(Request()))
+    content = emitted(model)
+    for resolver in RESOLVERS:
+        runner = LiteRT(content, resolver)
+        for inputs, expected, allowed in cases:
+            found = runner.run(inputs)
+            for key, right in expected.items():
+                assert found[key].shape == right.shape
+                error = np.abs(found[key] - right).max() / max(float(np.abs(right).max()), 1e-30)
+                bound = max(1e-5, 4 * allowed[key])
+                assert error <= bound, f"{resolver} {key}: {error:.2g}, at most {bound:.2g}"

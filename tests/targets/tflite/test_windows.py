@@ -135,7 +135,8 @@ def test_pool(op: str, attributes: str, x: str) -> None:
         "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1",
         "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1, ceil_mode = 1",
         "kernel_shape = [3, 2], dilations = [2, 2], pads = [1, 1, 1, 1]",
-        "kernel_shape = [3, 2], dilations = [2, 1], strides = [2, 1], pads = [2, 1, 1, 0], count_include_pad=1",
+        "kernel_shape = [3, 2], dilations = [2, 1], strides = [2, 1], pads = [2, 1, 1, 0], "
+        "count_include_pad = 1",
     ],
 )
 def test_average_that_counts_padding(attributes: str) -> None:
