@@ -111,8 +111,8 @@ class Data:
 
     @staticmethod
     def _step(value: ir.Value, array: Array) -> int:
-        """Rows of `array` that make one sample: the input's fixed first dimension, 1 where samples have an axis
-        of their own."""
+        """Rows of `array` that make one sample: the input's fixed first dimension, 1 where samples have an
+        axis of their own."""
         shape = g.dims(value)
         own = shape is None or array.ndim > len(shape) or not shape or not isinstance(shape[0], int)
         return 1 if own else max(1, int(shape[0]))  # type: ignore[index]

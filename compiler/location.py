@@ -208,6 +208,8 @@ class _Search:
         for target, found, value in regions.run(regions.targets(), fetch):
             error = float("inf") if found is None else relative(value, found)
             allowed = self.allowed(target, value)
+            if found is not None and not error <= allowed:
+                error = min(error, second_opinion(regions, target, value, fetch))
             nodes, _ = regions.region(target)
             if worst is None or error > worst.error:
                 blamed = [i for i in nodes if i not in unchanged] or [nodes[-1]]
@@ -239,6 +241,7 @@ class _Search:
                 fetch = Device(runner, self.feed)
                 known = fetch.known(names)
                 regions = Regions(final.proto, known, final.base, self.threads or 2)
+                regions.known &= regions.live()
                 fault = self._first("emission", regions, fetch, set())
             step = _emission(target, request, model, makers.get(fault.value))
             fault = Fault(step, fault.nodes, fault.value, fault.error, fault.allowed)
@@ -329,6 +332,14 @@ def permuted(array: Array, perm: tuple[int, ...] | None, undo: bool = False) -> 
     if perm is None or len(perm) != array.ndim:
         return array
     return array.transpose(sorted(range(len(perm)), key=lambda i: perm[i]) if undo else perm)
+
+
+def second_opinion(
+    regions: Regions, target: str, value: Array, fetch: Callable[[Sequence[str]], Mapping[str, Array]]
+) -> float:
+    """The error of `value` against its region in float64; inf where that cannot be had."""
+    found = regions.precisely(target, fetch)
+    return float("inf") if found is None else relative(found.astype(value.dtype), value)
 
 
 class Device:

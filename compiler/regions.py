@@ -7,6 +7,7 @@ makes by itself, free of what it inherits.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,39 @@ class Regions:
         if part:
             yield from self._run(part, values)
 
+    def live(self) -> set[str]:
+        """Values that depend on the graph's inputs. Others are constants, which a runtime may never store."""
+        found = {i.name for i in self.proto.graph.input} - set(self._weights)
+        for node, reads in zip(self.nodes, self._reads, strict=True):
+            if not found.isdisjoint(reads):
+                found.update(node.output)
+        return found
+
+    def precisely(self, target: str, fetch: Fetch) -> Array | None:
+        """What the region of `target` gives in float64 by `onnx.reference`; None where that does not run.
+
+        A second opinion for where ONNX Runtime's kernels themselves are coarse (a Sigmoid far from 0, say).
+        """
+        from onnx.reference import ReferenceEvaluator
+
+        values = fetch([*self.region(target)[1], target])
+        model = self._model([target], values)
+        for place, tensor in enumerate(model.graph.initializer):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                return None
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                wide = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+                model.graph.initializer[place].CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+        feed = {i.name: _wide(values[i.name]) for i in model.graph.input}
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                (found,) = ReferenceEvaluator(model).run(None, feed)
+        except Exception:  # a numpy implementation that is missing, or that asks for float32
+            return None
+        array = np.asarray(found)
+        return array if array.shape == values[target].shape else None
+
     def _run(
         self, targets: Sequence[str], values: Mapping[str, Array]
     ) -> Iterator[tuple[str, Array | None, Array]]:
@@ -104,6 +138,14 @@ class Regions:
     def _evaluate(self, targets: Sequence[str], values: Mapping[str, Array]) -> dict[str, Array]:
         if not targets:
             return {}
+        model = self._model(targets, values)
+        names = [i.name for i in model.graph.input]
+        feed = {n: np.ascontiguousarray(values[n]) if values[n].ndim else values[n] for n in names}
+        found = evaluate(model, feed, [t + _LOCAL for t in targets], self._base, self._threads)
+        return {t: found[t + _LOCAL] for t in targets}
+
+    def _model(self, targets: Sequence[str], values: Mapping[str, Array]) -> onnx.ModelProto:
+        """The regions of `targets` as one model: known values are inputs, results are named apart."""
         model = onnx.ModelProto(ir_version=self.proto.ir_version)
         model.opset_import.extend(self.proto.opset_import)
         model.functions.extend(self.proto.functions)
@@ -130,9 +172,11 @@ class Regions:
             graph.input.append(onnx.helper.make_tensor_value_info(name, _element(array), array.shape))
         for target in targets:
             graph.output.add().name = target + _LOCAL
-        feed = {n: np.ascontiguousarray(values[n]) if values[n].ndim else values[n] for n in reads}
-        found = evaluate(model, feed, [t + _LOCAL for t in targets], self._base, self._threads)
-        return {t: found[t + _LOCAL] for t in targets}
+        return model
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
 
 
 def captured(node: onnx.NodeProto) -> set[str]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -102,8 +103,8 @@ def _say(code: int, kind: str, message: str, hint: str | None, as_json: bool, er
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Native libraries write notes to descriptor 2 that nobody asked for: while a command runs it goes nowhere, and
-    `sys.stderr` is a copy of what it was. A crash of such a library still shows, by faulthandler."""
+    """Native libraries write notes to descriptor 2 that nobody asked for: while a command runs it leads
+    nowhere, and `sys.stderr` is a copy of what it was. A crash of a library still shows, by faulthandler."""
     try:
         ours = sys.stderr.fileno() == 2
     except (OSError, ValueError, AttributeError):
@@ -123,7 +124,9 @@ def _quiet_libraries() -> Iterator[None]:
     )
     faulthandler.enable(sys.stderr)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         sys.stderr.flush()
         if was_enabled:

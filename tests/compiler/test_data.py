@@ -12,10 +12,11 @@ from tapeout.compiler import data
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir.load import from_text
 
-TWO = """<ir_version: 8, opset_import: ["" : 17]>
+TABLE = ", ".join(map(str, range(55)))
+TWO = f"""<ir_version: 8, opset_import: ["" : 17]>
 two (float[N,3,4] picture, int64[N,L] ids) => (float[N,3,4] y, float[N,L,5] z)
-<float[11,5] table = {0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4}>
-{ y = Relu (picture) z = Gather (table, ids) }"""
+<float[11,5] table = {{{TABLE}}}>
+{{ y = Relu (picture) z = Gather (table, ids) }}"""
 ONE = """<ir_version: 8, opset_import: ["" : 17]>
 one (float[1,3] x) => (float[1,3] y) { y = Relu (x) }"""
 

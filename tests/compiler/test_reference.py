@@ -117,7 +117,8 @@ def test_subgraphs_capture() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
     m (bool c, float[2] x, float[2] z) => (float[2] y)
     { t = Neg (x)
-      y = If (c) <then_branch = a () => (float[2] p) { p = Add (t, z) }, else_branch = b () => (float[2] q) { q = Neg (t) }> }"""
+      y = If (c) <then_branch = a () => (float[2] p) { p = Add (t, z) },
+        else_branch = b () => (float[2] q) { q = Neg (t) }> }"""
     model = parser.parse_model(text)
     assert captured(model.graph.node[1]) == {"t", "z"}
     regions = Regions(model, ["c", "x", "z", "t", "y"])
