@@ -158,8 +158,8 @@ class Shrink(NodeRule):
 
 
 class HardSigmoid(NodeRule):
-    """HardSigmoid(x, a, b) -> clip(a x + b, 0, 1); of 1/6 and 1/2 -> clip(x + 3, 0, 6) / 6, which many kernels
-    have as an activation of the sum"""
+    """HardSigmoid(x, a, b) -> clip(a x + b, 0, 1); of 1/6 and 1/2 -> clip(x + 3, 0, 6) / 6, which many
+    kernels have as an activation of the sum"""
 
     ops = ("HardSigmoid",)
 

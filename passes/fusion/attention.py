@@ -1,6 +1,6 @@
 """Attention and rotary embedding that exporters spell out, as one operator.
 
-    softmax(c Q K' + M) V                     -> Attention(Q, K, V, M, scale=c)      batch, heads, length, size
+    softmax(c Q K' + M) V                     -> Attention(Q, K, V, M, scale=c)  batch, heads, length, size
     M a constant causal mask                  -> is_causal=1, no mask
     where(B, c Q K', -inf)                    -> the boolean mask B
     K, V repeated for groups of heads         -> Attention of fewer K, V heads
@@ -157,8 +157,8 @@ def _same(a: ir.Value | None, b: ir.Value | None) -> bool:
 
 
 def _fits(mask: ir.Value, q: g.Shape, k: g.Shape, transposed: bool) -> bool:
-    """Whether the mask has a known shape of [..., 1 or L, S]: a row shorter than S would be filled with -inf, not
-    broadcast."""
+    """Whether the mask has a known shape of [..., 1 or L, S]: a row shorter than S would be filled with -inf,
+    not broadcast."""
     shape = g.dims(mask)
     return shape is not None and shape[-1] == (k[3] if transposed else k[2]) and shape[-2] in (1, q[2])
 
