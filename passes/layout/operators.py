@@ -258,8 +258,7 @@ def _matrix(node: ir.Node) -> Operator | None:
     """x @ W with a constant W: leading axes in any order; the factors of the contracted axis in any sequence,
     since the rows of W follow."""
     rank, out = g.rank(node.inputs[0]), g.rank(node.outputs[0])
-    weight = node.inputs[1]
-    if not rank or rank < 2 or out != rank or not g.is_constant(weight) or g.rank(weight) != 2:
+    if not rank or rank < 2 or out != rank or stored_weight(node) is None:
         return None
     if node.op_type == "Gemm" and g.attribute(node, "transA", 0):
         return None
@@ -269,6 +268,18 @@ def _matrix(node: ir.Node) -> Operator | None:
         only: tuple[Order, ...] | None = ((0, 1),)
         return Operator(rank, (port, *operands), (full(rank),), orders=only)
     return Operator(rank, (port, *operands), (full(rank),), last=(rank - 1,))
+
+
+def stored_weight(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The constant whose rows are contracted, and the node that reads it: `node`, or the DequantizeLinear in
+    front of it whose scales do not run along the rows; None where there is no such constant."""
+    reader, weight = node, node.inputs[1]
+    dequantize = g.producer(weight, "DequantizeLinear")
+    if weight is not None and dequantize is not None and g.only_use(weight) is node:
+        scales = dequantize.inputs[1]
+        if g.rank(scales) == 0 or (g.rank(scales) == 1 and axis_of(dequantize, 2, 1) != weight_axis(node)):
+            reader, weight = dequantize, dequantize.inputs[0]
+    return (reader, weight) if weight is not None and g.is_constant(weight) and g.rank(weight) == 2 else None
 
 
 def weight_axis(node: ir.Node) -> int:

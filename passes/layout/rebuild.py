@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
 from tapeout.passes.layout.freedom import Edit, identity
-from tapeout.passes.layout.operators import weight_axis
+from tapeout.passes.layout.operators import stored_weight, weight_axis
 from tapeout.passes.layout.problem import Member, Mode, Problem, Use, inner_graphs
 from tapeout.passes.layout.store import LAYOUT, Store, dims_of
 
@@ -64,10 +64,11 @@ class Rebuild:
         if mode is not None and operator is not None:
             if mode.rows is not None:
                 source = next(u for u in member.uses if u.index == 0 and not u.made).view.form[-1]
-                weight = node.inputs[1]
-                assert weight is not None
+                found = stored_weight(node)
+                assert found is not None
+                reader, weight = found
                 rows = self.store.permuted_rows(weight, weight_axis(node), source, mode.rows)
-                node.replace_input_with(1, rows)
+                reader.replace_input_with(1 if reader is node else 0, rows)
                 self.count += 1
             if mode.order != identity(operator.rank):
                 self.count += 1

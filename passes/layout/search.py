@@ -31,11 +31,16 @@ def solve(problem: Problem) -> None:
     Search(problem).run()
 
 
+# After so many tensors looked at (about a second), no further expansions start at single Transposes.
+VISITS = 50_000
+
+
 class Search:
     """Improves `problem.modes` in place."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self._visits = 0
 
     def run(self) -> None:
         members = list(self.problem.members.values())
@@ -55,14 +60,13 @@ class Search:
             return
         kept = [t for t in self.problem.tensors.values() if t.maker is not None and t.maker.member is None]
         self.expand(self.grow(fixed, [(t, t.maker) for t in kept if t.maker is not None]))
-        for _ in range(8):
-            before = self.problem.total(self.problem.modes)
-            for tensor, _read in list(self.problem.copies(self.problem.modes)):
-                for use in [tensor.maker, *tensor.readers]:
-                    if use is not None:
-                        self.expand(self.grow({}, [(tensor, use)]))
-            if self.problem.total(self.problem.modes) == before:
-                return
+        helped = True
+        while helped:
+            helped = False
+            for tensor, _ in list(self.problem.copies(self.problem.modes)):
+                for use in (tensor.maker, *tensor.readers):
+                    if use is not None and self._visits < VISITS:
+                        helped |= self.expand(self.grow({}, [(tensor, use)]))
 
     def grow(
         self, seeds: Mapping[Member, Mode | None], tensors: Iterable[tuple[Tensor, Use]] = ()
@@ -95,6 +99,7 @@ class Search:
         if tensor.root in stored or (mode is None and use.member is not None and use.member.free):
             return
         stored.add(tensor.root)
+        self._visits += 1
         sequence = flat(use.form(mode))
         order = use.port.pick(mode.order) if mode is not None and use.port is not None else None
         for other in (tensor.maker, *tensor.readers):

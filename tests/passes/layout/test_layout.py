@@ -15,6 +15,7 @@ from tapeout.compiler import pipeline
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.load import from_text
+from tapeout.passes.canonicalize import CANONICALIZE
 from tapeout.passes.layout import ChannelsLast, needed_transposes, removable_transposes
 from tapeout.passes.layout.minimum_cut import SINK, SOURCE, Network
 from tests.passes.layout.graphs import feeds, run
@@ -174,6 +175,29 @@ def test_subgraphs_have_layouts_of_their_own() -> None:
     for flag, expected in zip((True, False), wanted, strict=True):
         found = run(model, {**data, "b": np.asarray(flag)})["y"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_quantized_graphs() -> None:
+    """Scales per channel follow their axis, and the rows of a quantized matrix follow the flattened image."""
+    text = (
+        "agraph (float[1,4,4,4] x, float[4,4,3,3] w, float[64,5] m) => (float[1,5] y)"
+        "<float s = {0.05}, int8 z = {3}, float[4] sw = {0.02, 0.03, 0.01, 0.04}, int8[4] zw = {0, 0, 0, 0},"
+        "float[5] sm = {0.02, 0.03, 0.01, 0.04, 0.05}, int8[5] zm = {0, 0, 0, 0, 0}> {"
+        "xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z)"
+        "wq = QuantizeLinear <axis = 0> (w, sw, zw) wd = DequantizeLinear <axis = 0> (wq, sw, zw)"
+        "c = Conv <pads = [1, 1, 1, 1]> (xd, wd) r = Relu (c)"
+        "rq = QuantizeLinear (r, s, z) rd = DequantizeLinear (rq, s, z)"
+        "f = Flatten (rd) mq = QuantizeLinear (m, sm, zm) md = DequantizeLinear (mq, sm, zm)"
+        "y = MatMul (f, md) }"
+    )
+    model = with_weights(from_text(HEAD + text), "w", "m")
+    pipeline.run(model, CANONICALIZE)
+    data = feeds(model)
+    expected = run(model, data)["y"]
+    pipeline.run(model, (ChannelsLast(),))
+    assert [t.reason for t in needed_transposes(model)] == ["input 'x' keeps its layout"]
+    assert sum(n.op_type == "DequantizeLinear" for n in model.graph) == 4
+    np.testing.assert_allclose(run(model, data)["y"], expected, rtol=1e-5, atol=1e-5)
 
 
 # --- the check --------------------------------------------------------------------------------------------
