@@ -10,7 +10,7 @@ Celu(x, a)             -> a Elu(x / a)
 ThresholdedRelu(x, a)  -> where(x > a, x, 0)
 Shrink(x, l, b)        -> where(x < -l, x + b, where(x > l, x - b, 0))
 HardSigmoid(x, a, b)   -> clip(a x + b, 0, 1)
-    HardSwish(x)           -> x * clip(x + 3, 0, 6) / 6
+HardSwish(x)           -> x * clip(x + 3, 0, 6) / 6
 LeakyRelu(x, a)        -> max(x, 0) + a min(x, 0);  PRelu likewise
 Gelu(x)                -> x/2 (1 + erf(x / sqrt 2));  x/2 (1 + tanh(...))
 Hardmax(x)             -> the index of the first maximum equals the position
