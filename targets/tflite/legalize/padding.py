@@ -3,6 +3,7 @@
 Conv(x, W, pads=p)         -> Conv(Pad(x, p, 0), W)                where p is neither VALID nor SAME
 MaxPool(x, pads=p, ceil)   -> MaxPool(Pad(x, p', -inf))            p' = p and what rounding up adds;
                                                                    0 stands for -inf where x >= 0
+MaxPool(x, dilations)      -> Max over the taps of Slice(Pad(x, p', -inf)), for up to 32 taps
 AveragePool(x, pads=p, count_include_pad=1) -> AveragePool(Pad(x, p, 0))
 AveragePool(x, pads=p, ceil, dilations)     -> AveragePool(Pad(x, p', 0)) * (area / count)
                                                count: of what each window averages over, a constant
@@ -131,7 +132,7 @@ def _taps(op: Builder, x: ir.Value, w: Window) -> ir.Value | str:
     counts = results(w, ceil=False)
     if counts is None:
         return "a dilated window over an unknown size"
-    if math.prod(w.kernel) > 16:
+    if math.prod(w.kernel) > 32:
         return f"a dilated window of {math.prod(w.kernel)} elements"
     assert w.pads is not None and x.dtype is not None
     padded = pad(op, x, w.pads, _lowest(x.dtype)) if any(w.pads) else x

@@ -81,9 +81,12 @@ class Plain(NodeRule):
         dilations = g.attribute(node, "dilations") or (1, 1)
         extra = g.attribute(node, "output_padding") or (0, 0)
         reach = tuple((k - 1) * d + 1 for k, d in zip(shape[2:], dilations, strict=True))
-        pads = _pads(node, dims[2:], strides, reach, extra)
-        if isinstance(pads, str):
-            return pads
+        totals = _totals(node, dims[2:], strides, reach, extra)
+        if isinstance(totals, str):
+            return totals
+        # A result longer than the convolution's is zeros (and bias) behind it.
+        extra = tuple(e + max(-t, 0) for e, t in zip(extra, totals, strict=True))
+        pads = _pads(node, [max(t, 0) for t in totals])
         longer = tuple(max(e - p, 0) for e, p in zip(extra, pads[2:], strict=True))
         cut = (*pads[:2], *(max(p - e, 0) for e, p in zip(extra, pads[2:], strict=True)))
         kernel = tuple(r + more for r, more in zip(reach, longer, strict=True))
@@ -133,30 +136,31 @@ def same_pads(
     return (*(t // 2 for t in totals), *(t - t // 2 for t in totals))
 
 
-def _pads(
+def _totals(
     node: ir.Node,
     size: tuple[int | str, ...],
     strides: tuple[int, ...],
     reach: tuple[int, ...],
     extra: tuple[int, ...],
-) -> tuple[int, ...] | str:
-    """Begins and ends as the ONNX operator defines them from pads, auto_pad or output_shape."""
-    auto_pad = g.attribute(node, "auto_pad", "NOTSET")
+) -> list[int] | str:
+    """What is cut off on each axis, both ends together, as the ONNX operator defines it; negative: added."""
     wanted = g.attribute(node, "output_shape")
     if wanted:
         if not all(isinstance(n, int) for n in size):
             return "output_shape of an unknown size"
-        wanted = wanted[-2:]
-        totals = [
-            s * (int(n) - 1) + e + r - o
-            for n, s, e, r, o in zip(size, strides, extra, reach, wanted, strict=True)
-        ]
-    elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [e + r - s for s, e, r in zip(strides, extra, reach, strict=True)]
-    else:
+        lengths = zip(size, strides, extra, reach, wanted[-2:], strict=True)
+        return [s * (int(n) - 1) + e + r - o for n, s, e, r, o in lengths]
+    if g.attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        return [e + r - s for s, e, r in zip(strides, extra, reach, strict=True)]
+    pads = g.attribute(node, "pads") or (0, 0, 0, 0)
+    return [max(pads[0] + pads[2], 0), max(pads[1] + pads[3], 0)]
+
+
+def _pads(node: ir.Node, totals: list[int]) -> tuple[int, ...]:
+    """Begins and ends of what is cut off."""
+    auto_pad = g.attribute(node, "auto_pad", "NOTSET")
+    if not g.attribute(node, "output_shape") and auto_pad in ("NOTSET", "VALID"):
         return g.attribute(node, "pads") or (0, 0, 0, 0)
-    if min(totals) < 0:
-        return "the result is longer than the convolution's"
     small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
     return (*small, *large) if auto_pad == "SAME_UPPER" else (*large, *small)
 

@@ -93,6 +93,7 @@ def test_conv_with_a_computed_weight() -> None:
         ('auto_pad = "SAME_UPPER", strides = [2, 2]', "2,3,5,6", (3, 4, 3, 3)),
         ('auto_pad = "SAME_LOWER", strides = [2, 2]', "2,3,5,6", (3, 4, 3, 3)),
         ("output_shape = [10, 13], strides = [2, 2]", "2,3,5,6", (3, 4, 3, 3)),
+        ("output_shape = [12, 14], strides = [2, 2]", "2,3,5,6", (3, 4, 3, 3)),
         ("strides = [2], pads = [1, 1], output_padding = [1]", "2,3,7", (3, 4, 3)),
     ],
 )
@@ -149,6 +150,7 @@ def test_average_that_counts_padding(attributes: str) -> None:
         "kernel_shape = [2, 2], dilations = [2, 2]",
         "kernel_shape = [3, 2], dilations = [1, 3], strides = [2, 1], pads = [1, 1, 0, 1]",
         "kernel_shape = [3, 3], dilations = [2, 2], strides = [2, 2], ceil_mode = 1",
+        "kernel_shape = [4, 2], dilations = [2, 1]",
     ],
 )
 def test_maximum_of_a_dilated_window(attributes: str) -> None:
