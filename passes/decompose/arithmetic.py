@@ -12,6 +12,7 @@ Div(a, b)             -> through int32 (int64 that counts elements)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,20 +79,35 @@ class Hyperbolic(NodeRule):
         return op.Where(op.Less(op.Abs(x), 1.0), near, op.Sub(up, down))
 
 
-def _log1p(op: Builder, u: ir.Value) -> ir.Value:
-    """log(1 + u) with the rounding of 1 + u corrected: log(w) * u / (w - 1), w = 1 + u; u where w is 1."""
-    w = op.Add(u, 1.0)
-    d = op.Add(w, -1.0)
-    zero = op.Equal(d, 0.0)
-    made: ir.Value = op.Where(
-        zero, u, op.Mul(op.Log(w), op.Div(u, op.Where(zero, op.constant(1.0, FLOAT), d)))
-    )
+# Below it the series are used: a logarithm near 1 loses what it is to give.
+NEAR = 0.25
+ASINH = (1.0, -1 / 6, 3 / 40, -15 / 336, 105 / 3456, -945 / 42240)
+ATANH = (1.0, 1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11)
+
+
+def _odd(op: Builder, a: ir.Value, factors: Sequence[float]) -> ir.Value:
+    """factors[0] a + factors[1] a^3 + factors[2] a^5 + ..."""
+    square = op.Mul(a, a)
+    total = op.Add(op.Mul(square, factors[-1]), factors[-2])
+    for factor in reversed(factors[:-2]):
+        total = op.Add(op.Mul(total, square), factor)
+    made: ir.Value = op.Mul(total, a)
+    return made
+
+
+def _asinh(op: Builder, a: ir.Value) -> ir.Value:
+    """asinh of a not negative: the series, log(a + sqrt(aa + 1)), and log(a) + log(2) before aa overflows."""
+    held = op.Min(a, 1e18)
+    middle = op.Log(op.Add(held, op.Sqrt(op.Add(op.Mul(held, held), 1.0))))
+    far = op.Add(op.Log(a), float(np.log(2.0)))
+    near = _odd(op, op.Min(a, NEAR), ASINH)
+    made: ir.Value = op.Where(op.Less(a, NEAR), near, op.Where(op.Greater(a, 1e18), far, middle))
     return made
 
 
 class AreaFunctions(NodeRule):
-    """Asinh(x) -> sign(x) log1p(a + aa / (1 + sqrt(aa + 1))), a = |x|; past 1e18, before aa overflows, log a + log 2
-    Acosh(x) -> log1p(u + sqrt(u (u + 2))), u = x - 1; Atanh(x) -> sign(x) log1p(2a / (1 - a)) / 2"""
+    """Asinh(x) -> sign(x) asinh(|x|); Acosh(x) -> 2 asinh(sqrt((x - 1) / 2));
+    Atanh(x) -> sign(x) log((1 + a) / (1 - a)) / 2, a = |x|, or its series near 0."""
 
     ops = ("Asinh", "Acosh", "Atanh")
 
@@ -99,21 +115,14 @@ class AreaFunctions(NodeRule):
         (x,) = present(node)
         if x.dtype != FLOAT:
             return "only float32 is decomposed"
-        if node.op_type == "Atanh":
-            a = op.Abs(x)
-            grown = op.Div(op.Mul(a, 2.0), op.Add(op.Neg(a), 1.0))
-            return op.Mul(op.Sign(x), op.Mul(_log1p(op, grown), 0.5))
-        log2 = float(np.log(2.0))
         if node.op_type == "Acosh":
-            u = op.Add(x, -1.0)
-            near = _log1p(op, op.Add(u, op.Mul(op.Sqrt(u), op.Sqrt(op.Add(u, 2.0)))))
-            return op.Where(op.Greater(x, 1e18), op.Add(op.Log(x), log2), near)
+            return op.Mul(_asinh(op, op.Sqrt(op.Mul(op.Add(x, -1.0), 0.5))), 2.0)
         a = op.Abs(x)
-        small = op.Min(a, 1e18)
-        square = op.Mul(small, small)
-        near = _log1p(op, op.Add(small, op.Div(square, op.Add(op.Sqrt(op.Add(square, 1.0)), 1.0))))
-        far = op.Add(op.Log(a), log2)
-        return op.Mul(op.Sign(x), op.Where(op.Greater(a, 1e18), far, near))
+        if node.op_type == "Asinh":
+            return op.Mul(op.Sign(x), _asinh(op, a))
+        far = op.Mul(op.Log(op.Div(op.Add(a, 1.0), op.Add(op.Neg(a), 1.0))), 0.5)
+        near = _odd(op, op.Min(a, NEAR), ATANH)
+        return op.Mul(op.Sign(x), op.Where(op.Less(a, NEAR), near, far))
 
 
 class IntegerFmod(NodeRule):

@@ -47,11 +47,11 @@ def inputs_of(model: ir.Model, bind: Mapping[str, int] | None = None, seed: int 
         shape = [d if isinstance(d, int) else (bind or {}).get(str(d.value), 2) for d in value.shape]
         dtype = value.dtype.numpy()
         if np.issubdtype(dtype, np.floating):
-            found[value.name] = (rng.standard_normal(shape) * 2).astype(dtype)
+            found[value.name] = np.asarray(rng.standard_normal(shape) * 2).astype(dtype)
         elif dtype == np.bool_:
-            found[value.name] = rng.random(shape) < 0.5
+            found[value.name] = np.asarray(rng.random(shape) < 0.5)
         else:
-            found[value.name] = rng.integers(0, 10, shape).astype(dtype)
+            found[value.name] = np.asarray(rng.integers(0, 10, shape)).astype(dtype)
     return found
 
 
