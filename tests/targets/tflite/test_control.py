@@ -64,8 +64,10 @@ def test_scan_along_other_axes() -> None:
 
 @pytest.mark.parametrize("bound", [1, 4, 9])
 def test_loop_ends_by_bound_or_condition_and_collects(bound: int) -> None:
-    text = """agraph (int64 n, float[2] x) => (float[2] v, float[K,2] ys) <bool go = {1}, float limit = {20}> {
-        v, ys = Loop (n, go, x) <body = step (int64 i, bool c, float[2] v_in) => (bool c_out, float[2] v_out, float[2] y) {
+    text = """agraph (int64 n, float[2] x) => (float[2] v, float[K,2] ys)
+            <bool go = {1}, float limit = {20}> {
+        v, ys = Loop (n, go, x) <body = step (int64 i, bool c, float[2] v_in)
+                => (bool c_out, float[2] v_out, float[2] y) {
             v_out = Add (v_in, v_in)
             top = ReduceMax <keepdims = 0> (v_out)
             c_out = Less (top, limit)
@@ -77,7 +79,8 @@ def test_loop_ends_by_bound_or_condition_and_collects(bound: int) -> None:
 
 
 def test_nested_control() -> None:
-    text = """agraph (int64 n, float[2] x, float[2] z) => (float[2] v) <bool go = {1}, int64 two = {2}, int64 one = {1}> {
+    text = """agraph (int64 n, float[2] x, float[2] z) => (float[2] v)
+            <bool go = {1}, int64 two = {2}, int64 one = {1}> {
         v = Loop (n, go, x) <body = step (int64 i, bool c, float[2] v_in) => (bool c_out, float[2] v_out) {
             r = Mod (i, two)
             odd = Equal (r, one)

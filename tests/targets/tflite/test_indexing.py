@@ -21,7 +21,8 @@ def test_gather(axis: int, kind: str, given: str) -> None:
     x, size = rand(3, 4, 5), (3, 4, 5)[axis]
     i = RNG.integers(-size, size, (2, 3)).astype(kind)
     result = ["U", "V", "W", "X"]
-    agrees(f"agraph (float[{given}] x, {kind}[2,3] i) => (float[{','.join(result)}] y) {{ y = Gather <axis = {axis}> (x, i) }}",
+    agrees(f"agraph (float[{given}] x, {kind}[2,3] i) "
+           f"=> (float[{','.join(result)}] y) {{ y = Gather <axis = {axis}> (x, i) }}",
            inputs={"x": x, "i": i})  # fmt: skip
 
 
@@ -42,7 +43,8 @@ def test_gather_nd(depth: int, given: str) -> None:
 
 def test_gather_nd_in_batches() -> None:
     x, i = rand(2, 3, 4, 5), RNG.integers(-4, 4, (2, 3, 1))
-    agrees("agraph (float[2,3,4,5] x, int64[2,3,1] i) => (float[2,3,5] y) { y = GatherND <batch_dims = 2> (x, i) }",
+    agrees("agraph (float[2,3,4,5] x, int64[2,3,1] i) "
+           "=> (float[2,3,5] y) { y = GatherND <batch_dims = 2> (x, i) }",
            inputs={"x": x, "i": i})  # fmt: skip
 
 
@@ -50,7 +52,8 @@ def test_gather_nd_in_batches() -> None:
 def test_gather_elements(axis: int) -> None:
     x, shape = rand(3, 4, 5), [2, 3, 4]
     i = RNG.integers(-x.shape[axis], x.shape[axis], shape)
-    agrees(f"agraph (float[3,4,5] x, int64[2,3,4] i) => (float[2,3,4] y) {{ y = GatherElements <axis = {axis}> (x, i) }}",
+    agrees(f"agraph (float[3,4,5] x, int64[2,3,4] i) "
+           f"=> (float[2,3,4] y) {{ y = GatherElements <axis = {axis}> (x, i) }}",
            inputs={"x": x, "i": i})  # fmt: skip
 
 
@@ -60,7 +63,8 @@ def test_scatter_elements(reduction: str, dtype: str) -> None:
     kind = {"float": np.float32, "int64": np.int64}[dtype]
     x, u = ((rand(4, 5) * 9).astype(kind), (rand(2, 5) * 9).astype(kind))
     i = np.array([[0, -1, 2, 3, -3], [1, 2, 0, -2, 2]])
-    agrees(f'agraph ({dtype}[4,5] x, int64[2,5] i, {dtype}[2,5] u) => ({dtype}[4,5] y) {{ y = ScatterElements <reduction = "{reduction}"> (x, i, u) }}',
+    agrees(f'agraph ({dtype}[4,5] x, int64[2,5] i, {dtype}[2,5] u) '
+           f'=> ({dtype}[4,5] y) {{ y = ScatterElements <reduction = "{reduction}"> (x, i, u) }}',
            inputs={"x": x, "i": i, "u": u})  # fmt: skip
 
 
@@ -68,14 +72,16 @@ def test_scatter_elements(reduction: str, dtype: str) -> None:
 @pytest.mark.parametrize("given", ["4,5", "N,5"])
 def test_scatter_nd(reduction: str, given: str) -> None:
     i = np.array([[0], [-1], [2]]) if reduction == "none" else np.array([[0], [-1], [0]])
-    agrees(f'agraph (float[{given}] x, int64[3,1] i, float[3,5] u) => (float[{given}] y) {{ y = ScatterND <reduction = "{reduction}"> (x, i, u) }}',
+    agrees(f'agraph (float[{given}] x, int64[3,1] i, float[3,5] u) '
+           f'=> (float[{given}] y) {{ y = ScatterND <reduction = "{reduction}"> (x, i, u) }}',
            inputs={"x": rand(4, 5), "i": i, "u": rand(3, 5)})  # fmt: skip
 
 
 @pytest.mark.parametrize("axis", [-1, 0, 1, -2])
 def test_one_hot(axis: int) -> None:
     i = np.array([[0, -1, 7], [3, 2, -4]])
-    agrees(f"agraph (int64[2,3] i, float[2] v) => (float[U,V,W] y) <int64 d = {{4}}> {{ y = OneHot <axis = {axis}> (i, d, v) }}",
+    agrees(f"agraph (int64[2,3] i, float[2] v) "
+           f"=> (float[U,V,W] y) <int64 d = {{4}}> {{ y = OneHot <axis = {axis}> (i, d, v) }}",
            inputs={"i": i, "v": np.array([-1, 2.5], np.float32)})  # fmt: skip
 
 
@@ -84,7 +90,8 @@ def test_one_hot(axis: int) -> None:
 def test_top_k_with_ties(axis: int, largest: int) -> None:
     x = RNG.integers(0, 4, (4, 5, 6)).astype(np.float32)
     call = f"TopK <axis = {axis}, largest = {largest}> (x, k)"
-    agrees(f"agraph (float[4,5,6] x) => (float[U,V,W] y, int64[U,V,W] i) <int64[1] k = {{3}}> {{ y, i = {call} }}",
+    agrees(f"agraph (float[4,5,6] x) "
+           f"=> (float[U,V,W] y, int64[U,V,W] i) <int64[1] k = {{3}}> {{ y, i = {call} }}",
            inputs={"x": x})  # fmt: skip
 
 
@@ -121,7 +128,8 @@ def test_reverse_sequence(batch: int, time: int) -> None:
 @pytest.mark.parametrize("k", [0, 1, -2])
 @pytest.mark.parametrize("given", ["3,4,5", "3,N,M"])
 def test_trilu(upper: int, k: int, given: str) -> None:
-    agrees(f"agraph (float[{given}] x) => (float[{given}] y) <int64 k = {{{k}}}> {{ y = Trilu <upper = {upper}> (x, k) }}",
+    agrees(f"agraph (float[{given}] x) "
+           f"=> (float[{given}] y) <int64 k = {{{k}}}> {{ y = Trilu <upper = {upper}> (x, k) }}",
            inputs={"x": rand(3, 4, 5)})  # fmt: skip
 
 

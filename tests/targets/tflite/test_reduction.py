@@ -44,7 +44,8 @@ def test_computed_axes() -> None:
 def test_empty_axes() -> None:
     x = RNG.standard_normal((2, 3)).astype(np.float32)
     for noop, shape in ((0, "1,1"), (1, "2,3")):
-        text = f"agraph (float[2,3] x, int64[0] a) => (float[{shape}] y) {{ y = ReduceSum <noop_with_empty_axes = {noop}> (x, a) }}"  # noqa: E501
+        call = f"ReduceSum <noop_with_empty_axes = {noop}> (x, a)"
+        text = f"agraph (float[2,3] x, int64[0] a) => (float[{shape}] y) {{ y = {call} }}"
         agrees(text, inputs={"x": x, "a": np.zeros(0, np.int64)})
 
 
@@ -98,5 +99,6 @@ def test_cumsum(dtype: str, axis: int, exclusive: int, reverse: int) -> None:
 
 def test_log_of_sums_far_out() -> None:
     x = np.array([[1000, 1001, 999], [-1000, -1001, -999], [-np.inf, -np.inf, 3], [5, 5, 5]], np.float32)
-    agrees("agraph (float[4,3] x) => (float[4] y) <int64[1] a = {1}> { y = ReduceLogSumExp <keepdims = 0> (x, a) }",
+    agrees("agraph (float[4,3] x) "
+           "=> (float[4] y) <int64[1] a = {1}> { y = ReduceLogSumExp <keepdims = 0> (x, a) }",
            inputs={"x": x})  # fmt: skip

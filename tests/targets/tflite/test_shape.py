@@ -74,7 +74,8 @@ def test_tile_and_concat() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "call"), [
-    ((2, 2, 2), "Split <axis = 1> (x, s)"), ((1, 3, 2), "Split <axis = 1> (x, s)"), (None, "Split <axis = 1, num_outputs = 3> (x)"),
+    ((2, 2, 2), "Split <axis = 1> (x, s)"), ((1, 3, 2), "Split <axis = 1> (x, s)"),
+    (None, "Split <axis = 1, num_outputs = 3> (x)"),
     (None, "Split <axis = -1, num_outputs = 2> (x)"),
 ])  # fmt: skip
 def test_split(sizes: tuple[int, ...] | None, call: str) -> None:
@@ -85,7 +86,8 @@ def test_split(sizes: tuple[int, ...] | None, call: str) -> None:
         else "float[2,6,3] a, float[2,6,2] b"
     )
     agrees(
-        f"agraph (float[2,6,5] x) => ({outputs}) <{ints('s', *(sizes or (0,)))}> {{ {', '.join(names)} = {call} }}"
+        f"agraph (float[2,6,5] x) "
+        f"=> ({outputs}) <{ints('s', *(sizes or (0,)))}> {{ {', '.join(names)} = {call} }}"
     )
 
 
