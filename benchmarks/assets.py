@@ -2,6 +2,7 @@
 
     python benchmarks/assets.py ../shared/assets [--models NAME,..] [--schemes float32,float16] [--json FILE]
 
+Each export is verified on the model's own evaluation data (`--data`), within the tolerances of the command line.
 Needs pillow and scipy for the scoring scripts that lie beside the models. A model passes where each figure of its
 task is within 0.1 point (0.001 of a share, 0.1 of a dB or of a score) of the source's. Exits 1 where one does not.
 """
@@ -17,6 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from asset_data import inputs
 
 # model: (scoring script, data set)
 TASKS = {
@@ -43,11 +47,11 @@ SCALES = {"psnr": 0.1, "mean_score": 0.1}
 IGNORED = {"model", "n", "bicubic"}
 
 
-def export(model: Path, scheme: str, out: Path) -> dict[str, Any]:
+def export(model: Path, scheme: str, data: Path, out: Path) -> dict[str, Any]:
     """Runs the command line as a user would; its JSON, the exit code and the seconds it took."""
     command = [sys.executable, "-m", "tapeout", "export", str(model), "--target", "tflite", "--quantize", scheme]
     start = time.perf_counter()
-    done = subprocess.run([*command, "-o", str(out), "--json"], capture_output=True, text=True)
+    done = subprocess.run([*command, "-o", str(out), "--data", str(data), "--json"], capture_output=True, text=True)
     answer = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
     return {"code": done.returncode, "seconds": time.perf_counter() - start, "answer": answer, "stderr": done.stderr}
 
@@ -79,6 +83,7 @@ def main() -> int:
     parser.add_argument("assets", type=Path)
     parser.add_argument("--models", default=",".join(TASKS))
     parser.add_argument("--schemes", default="float32,float16")
+    parser.add_argument("--samples", type=int, default=8, help="of the evaluation data that each export is verified on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     assets, schemes = options.assets.resolve(), options.schemes.split(",")
@@ -86,7 +91,9 @@ def main() -> int:
     for name in options.models.split(","):
         source = assets / "models" / name / "model.onnx"
         with tempfile.TemporaryDirectory() as folder:
-            runs = {s: export(source, s, Path(folder) / f"{name}_{s}.tflite") for s in schemes}
+            data = Path(folder) / "data.npz"
+            np.savez(data, **inputs(assets, TASKS[name][1], source, options.samples))
+            runs = {s: export(source, s, data, Path(folder) / f"{name}_{s}.tflite") for s in schemes}
             good = [s for s in schemes if runs[s]["code"] == 0]
             files = [Path(folder) / f"{name}_{s}.tflite" for s in good]
             sizes = [f.stat().st_size for f in files]
