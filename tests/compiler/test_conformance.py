@@ -37,6 +37,13 @@ def test_difference_on_integers_and_booleans_is_exact() -> None:
     assert c.difference(case(y=flags), {"y": flags.copy()}) is None
 
 
+def test_difference_below_the_rounding_of_the_tensor_is_noise() -> None:
+    wanted = np.array([54.0, 2e-7], np.float32)
+    assert c.difference(case(y=wanted), {"y": np.array([54.0, 0.0], np.float32)}) is None
+    assert c.difference(case(y=wanted), {"y": np.array([54.0, 1e-5], np.float32)}) is not None
+    assert c.difference(case(y=wanted / 54), {"y": np.array([1.0, 2e-7], np.float32)}) is not None
+
+
 def test_report_counts_and_generalizes_reasons() -> None:
     report = c.Report("t", runtimes=("R 1",))
     report.outcomes = [
