@@ -18,6 +18,7 @@ from typing import cast
 import onnx
 import onnx_ir as ir
 
+from tapeout.compiler.artifact import digest
 from tapeout.compiler.errors import InternalError, InvalidModelError
 from tapeout.compiler.ir.cut import cut_outputs
 from tapeout.compiler.ir.load import load
@@ -83,11 +84,13 @@ class Snapshot:
 
     path: Path
     layouts: dict[str, tuple[str, tuple[int, ...]]]
+    digest: str
 
     @classmethod
     def take(cls, model: ir.Model, path: Path) -> Snapshot:
-        save(model, path)
-        return cls(path, layouts(values_of(model)))
+        written = save(model, path)
+        content = "".join(digest(p)[0] for p in sorted({path, *written}) if p.exists())
+        return cls(path, layouts(values_of(model)), content)
 
     def remove(self) -> None:
         for file in self.path.parent.glob(self.path.name + "*"):
@@ -141,6 +144,9 @@ class _Search:
 
         def observer(index: int, name: str, model: ir.Model) -> None:
             now = Snapshot.take(model, self.folder / f"{index + 1}.onnx")
+            if self.last is not None and now.digest == self.last.digest:
+                now.remove()
+                return
             outputs = self._outputs(now)
             if index < 0:
                 self._spread = _spread(now.path, self.feed)

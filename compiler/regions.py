@@ -71,19 +71,15 @@ class Regions:
     def run(self, targets: Sequence[str], fetch: Fetch) -> Iterator[tuple[str, Array | None, Array]]:
         """For each target: its name, what its region computes from the known values (None where it does not
         run), and the known value itself. Parts of bounded size are run together."""
-        part: list[str] = []
-        values: dict[str, Array] = {}
-        for target in targets:
-            _, reads = self.region(target)
-            wanted = [n for n in (*reads, target) if n not in values]
-            if part and sum(v.nbytes for v in values.values()) > BATCH_BYTES:
-                yield from self._run(part, values)
-                part, values = [], {}
-                wanted = [*reads, target]
-            values.update(fetch(wanted))
-            part.append(target)
-        if part:
+        start, step = 0, 16
+        while start < len(targets):
+            part = targets[start : start + step]
+            names = dict.fromkeys(n for t in part for n in (*self.region(t)[1], t))
+            values = dict(fetch(list(names)))
             yield from self._run(part, values)
+            start += len(part)
+            size = sum(v.nbytes for v in values.values()) / len(part)
+            step = max(1, min(4 * step, 256, int(BATCH_BYTES / max(1, size))))
 
     def live(self) -> set[str]:
         """Values that depend on the graph's inputs. Others are constants, which a runtime may never store."""

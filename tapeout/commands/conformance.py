@@ -36,11 +36,7 @@ def conformance(
             print(f"\r\x1b[K{done}/{total} {outcome.case}", end="" if done < total else "\n", file=sys.stderr)
 
     report = run_conformance(target, pattern=case, every=every, progress=show, keep=keep)
-    if as_json and report.ok:
-        print(report.json())
-    elif not as_json:
-        print(report.text())
+    print(report.json() if as_json else report.text())
     if not report.ok:
-        raise AccuracyError(
-            f"cases of the standard fail on {target}", hint="--keep DIR leaves each of them as files"
-        )
+        o.say(f"error: cases of the standard fail on {target}\n  hint: --keep DIR leaves each as files")
+        raise typer.Exit(AccuracyError.exit_code)
