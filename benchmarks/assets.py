@@ -49,11 +49,28 @@ IGNORED = {"model", "n", "bicubic"}
 
 def export(model: Path, scheme: str, data: Path, out: Path) -> dict[str, Any]:
     """Runs the command line as a user would; its JSON, the exit code and the seconds it took."""
-    command = [sys.executable, "-m", "tapeout", "export", str(model), "--target", "tflite", "--quantize", scheme]
+    command = [
+        sys.executable,
+        "-m",
+        "tapeout",
+        "export",
+        str(model),
+        "--target",
+        "tflite",
+        "--quantize",
+        scheme,
+    ]
     start = time.perf_counter()
-    done = subprocess.run([*command, "-o", str(out), "--data", str(data), "--json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "-o", str(out), "--data", str(data), "--json"], capture_output=True, text=True
+    )
     answer = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
-    return {"code": done.returncode, "seconds": time.perf_counter() - start, "answer": answer, "stderr": done.stderr}
+    return {
+        "code": done.returncode,
+        "seconds": time.perf_counter() - start,
+        "answer": answer,
+        "stderr": done.stderr,
+    }
 
 
 def score(assets: Path, name: str, files: list[Path]) -> list[dict[str, Any]]:
@@ -79,15 +96,20 @@ def differences(source: dict[str, Any], found: dict[str, Any]) -> dict[str, floa
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("assets", type=Path)
     parser.add_argument("--models", default=",".join(TASKS))
     parser.add_argument("--schemes", default="float32,float16")
-    parser.add_argument("--samples", type=int, default=8, help="of the evaluation data that each export is verified on")
+    parser.add_argument(
+        "--samples", type=int, default=8, help="of the evaluation data that each export is verified on"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     assets, schemes = options.assets.resolve(), options.schemes.split(",")
     results, failed = {}, 0
+    total = len(options.models.split(",")) * len(schemes)
     for name in options.models.split(","):
         source = assets / "models" / name / "model.onnx"
         with tempfile.TemporaryDirectory() as folder:
@@ -115,11 +137,16 @@ def main() -> int:
                 f" {sizes[k] / 1e3:.0f} kB of {source.stat().st_size / 1e3:.0f} kB, {runs[s]['seconds']:.1f} s"
                 + (f", max error {error:.2g}" if isinstance(error, float) else "")
             )
-            results[f"{name}:{s}"] = {"source": lines[0], "artifact": lines[k + 1], "points": far, "bytes": sizes[k]}
+            results[f"{name}:{s}"] = {
+                "source": lines[0],
+                "artifact": lines[k + 1],
+                "points": far,
+                "bytes": sizes[k],
+            }
         sys.stdout.flush()
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
-    print(f"{len(options.models.split(',')) * len(schemes) - failed} of {len(options.models.split(',')) * len(schemes)} hold")
+    print(f"{total - failed} of {total} hold")
     return 1 if failed else 0
 
 

@@ -56,7 +56,9 @@ def measure(command: list[str], cwd: Path) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--models", default=",".join(GOALS))
@@ -67,7 +69,9 @@ def main() -> None:
     out = options.out.resolve()
     models = out / "models"
     if not all((models / f"{name}.onnx").exists() for name in GOALS):
-        env = environment(out / "env-models", options.model_python, "-r", str(HERE / "requirements-models.txt"))
+        env = environment(
+            out / "env-models", options.model_python, "-r", str(HERE / "requirements-models.txt")
+        )
         subprocess.run([str(env / "python"), str(HERE / "models.py"), str(models)], check=True)
     peer = None if options.no_peer else environment(out / "env-peer", options.peer_python, PEER)
     results: dict[str, Any] = {}
@@ -111,7 +115,10 @@ def main() -> None:
                 f"; onnx2tf {theirs['seconds']:.2f} s, {theirs['peak_mb']:.0f} MB;"
                 f" ratio {row['time_ratio']:.2f} of its time, {row['memory_ratio']:.2f} of its memory"
             )
-        print(text + f"; exit codes {[r['exit_codes'] for r in row.values() if isinstance(r, dict)]}", flush=True)
+        print(
+            text + f"; exit codes {[r['exit_codes'] for r in row.values() if isinstance(r, dict)]}",
+            flush=True,
+        )
     (out / "export.json").write_text(json.dumps(results, indent=1))
 
 

@@ -18,7 +18,9 @@ import transformers
 
 def mobilenet_v2() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     config = transformers.MobileNetV2Config(num_labels=1000)
-    return transformers.MobileNetV2ForImageClassification(config), {"pixel_values": torch.randn(1, 3, 224, 224)}
+    return transformers.MobileNetV2ForImageClassification(config), {
+        "pixel_values": torch.randn(1, 3, 224, 224)
+    }
 
 
 def resnet_50() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

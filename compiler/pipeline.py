@@ -102,7 +102,9 @@ def _hold(step: Pass, kind: str, model: ir.Model, name: str, history: History) -
     for predicate in getattr(step, kind, ()):
         reason = predicate(model)
         if reason is not None:
-            raise InternalError(f"pass '{name}' {kind} {predicate.__name__}: {reason} (before it ran {_list(history)})")
+            raise InternalError(
+                f"pass '{name}' {kind} {predicate.__name__}: {reason} (before it ran {_list(history)})"
+            )
 
 
 def _list(history: History) -> str:

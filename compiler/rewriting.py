@@ -51,7 +51,8 @@ class Declined(NamedTuple):
     reason: str
 
 
-class Changes(NamedTuple):
+@dataclass(frozen=True)
+class Changes:
     """What a pass did: how many edits, and what it recognised and left."""
 
     count: int
@@ -124,7 +125,9 @@ class Builder:
         if op_type.startswith("_"):
             raise AttributeError(op_type)
 
-        def make(*inputs: Any, _outputs: int = 1, _domain: str = "", _name: str | None = None, **attributes: Any) -> Any:
+        def make(
+            *inputs: Any, _outputs: int = 1, _domain: str = "", _name: str | None = None, **attributes: Any
+        ) -> Any:
             made = self.node(op_type, inputs, attributes, _outputs, _domain, _name)
             return made[0] if _outputs == 1 else made
 
@@ -155,7 +158,7 @@ class NodeRule(Rule):
     None. Nodes made before it declines are removed again.
     """
 
-    ops: ClassVar[Sequence[str]] = ()  # type: ignore[misc]
+    ops: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | Sequence[ir.Value] | str | None: ...
@@ -163,7 +166,7 @@ class NodeRule(Rule):
     def apply(self, node: ir.Node) -> ir.Node | str | None:
         op = Builder(node, merged_origin([node]))
         result = self.rewrite(op, node)
-        return _finish(op, node, result, [node])
+        return _finish(op, node, result)
 
 
 # --- patterns -------------------------------------------------------------------------------------------------
@@ -197,9 +200,12 @@ class Operation:
 
 class _PatternBuilder:
     def any(self, *op_types: str) -> Callable[..., Operation]:
-        def make(*inputs: Any, _node: str | None = None, _rest: bool = False, _domain: str = "", **attributes: Any) -> Operation:
+        def make(
+            *inputs: Any, _node: str | None = None, _rest: bool = False, _domain: str = "", **attributes: Any
+        ) -> Operation:
             terms = tuple(
-                v if isinstance(v, Variable | Constant | Operation) or v is None else Constant(float(v)) for v in inputs
+                v if isinstance(v, Variable | Constant | Operation) or v is None else Constant(float(v))
+                for v in inputs
             )
             return Operation(op_types, terms, attributes, _node, _rest, _domain)
 
@@ -266,12 +272,16 @@ class PatternRule(Rule):
                  if v.is_graph_output() or any(id(u.node) not in inside for u in v.uses())),
                 None,
             )  # fmt: skip
-            why = f"'{leak.name}' inside the pattern is read elsewhere" if leak is not None else self.condition(m)
+            why = (
+                f"'{leak.name}' inside the pattern is read elsewhere"
+                if leak is not None
+                else self.condition(m)
+            )
             if why is not None:
                 reason = reason or why
                 continue
             op = Builder(node, merged_origin(reversed(m.nodes)))
-            done = _finish(op, node, self.after(op, m), m.nodes)
+            done = _finish(op, node, self.after(op, m))
             if not isinstance(done, str):
                 return done
             reason = reason or done
@@ -331,19 +341,19 @@ def _same_attribute(actual: Any, wanted: Any) -> bool:
     return bool(actual == (tuple(wanted) if isinstance(wanted, list) else wanted))
 
 
-def _finish(op: Builder, node: ir.Node, result: Any, matched: Sequence[ir.Node]) -> ir.Node | str | None:
+def _finish(op: Builder, node: ir.Node, result: Any) -> ir.Node | str | None:
     graph = op.graph
     if result is None or isinstance(result, str):
         for made in reversed(op.nodes):
             graph.remove(made, safe=True)
         g.remove_dead(graph, ())
-        return result  # type: ignore[return-value]
+        return result
     values = (result,) if isinstance(result, ir.Value) else tuple(result)
     for old, new in zip(node.outputs, values, strict=True):
         g.replace(graph, old, new)
-    made = next((v.producer() for v in values if v.producer() is not None), None)
     g.remove_dead(graph, [node])
-    return made if made is not None and made.graph is graph else (op.nodes[-1] if op.nodes and op.nodes[-1].graph is graph else node)
+    last = [v.producer() for v in values] + op.nodes[::-1]
+    return next((n for n in last if n is not None and n.graph is graph), node)
 
 
 # --- the pass -------------------------------------------------------------------------------------------------
@@ -367,7 +377,9 @@ class Rewrite:
             g.remove_dead(graph)
         return Changes(count, tuple(declined.values()))
 
-    def _run(self, graph: ir.Graph, index: Mapping[str, list[Rule]], declined: dict[tuple[str, str], Declined]) -> int:
+    def _run(
+        self, graph: ir.Graph, index: Mapping[str, list[Rule]], declined: dict[tuple[str, str], Declined]
+    ) -> int:
         queue = deque(graph)
         queued = {id(n) for n in queue}
         # Each rewrite should bring the graph nearer to its normal form; a rule set that does not is a fault of ours.
@@ -388,21 +400,14 @@ class Rewrite:
                     continue
                 count += 1
                 if count > limit:
-                    raise InternalError(f"pass {self.name}: rule {rule.name} does not come to an end at node '{name}'")
-                near = itertools.chain(
-                    around, (node, result), *((n.predecessors(), n.successors()) for n in (node, result) if n.graph is graph)
-                )  # fmt: skip
-                for n in _flatten(near):
+                    raise InternalError(
+                        f"pass {self.name}: rule {rule.name} does not come to an end at node '{name}'"
+                    )
+                here = [n for n in (node, result) if n.graph is graph]
+                near = itertools.chain(around, here, *((*n.predecessors(), *n.successors()) for n in here))
+                for n in near:
                     if n.graph is graph and id(n) not in queued:
                         queue.append(n)
                         queued.add(id(n))
                 break
         return count
-
-
-def _flatten(items: Any) -> Iterator[ir.Node]:
-    for item in items:
-        if isinstance(item, ir.Node):
-            yield item
-        else:
-            yield from item

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.functions import DOMAIN, OPSET, digest
 from tapeout.compiler.ir.origin import origin
 
@@ -30,7 +29,12 @@ def faults(model: ir.Model, frozen: dict[ir.OperatorIdentifier, str] | None = No
 
 
 def _walk(
-    model: ir.Model, graph: ir.Graph, outer: frozenset[ir.Value], nodes: set[str], names: set[str], found: list[str]
+    model: ir.Model,
+    graph: ir.Graph,
+    outer: frozenset[ir.Value],
+    nodes: set[str],
+    names: set[str],
+    found: list[str],
 ) -> None:
     known = set(graph.inputs)
     for name, value in graph.initializers.items():
@@ -50,15 +54,25 @@ def _walk(
         nodes.add(node.name or "")
         if not origin(node):
             found.append(f"{label}: no origin")
-        if node.domain not in ("", "ai.onnx") and node.op_identifier() not in model.functions and node.domain == DOMAIN:
+        if (
+            node.domain not in ("", "ai.onnx")
+            and node.op_identifier() not in model.functions
+            and node.domain == DOMAIN
+        ):
             found.append(f"{label}: no function {node.domain}::{node.op_type} in the model")
         if node.domain == "" and node.op_type == "Constant":
             found.append(f"{label}: constants are initializers")
-        for value in node.inputs:
-            if value is not None and value not in known and value not in outer:
-                found.append(f"{label}: reads '{value.name}' before it is made")
+        for read in node.inputs:
+            if read is not None and read not in known and read not in outer:
+                found.append(f"{label}: reads '{read.name}' before it is made")
         for a in node.attributes.values():
-            for sub in (a.value,) if a.type == ir.AttributeType.GRAPH else a.value if a.type == ir.AttributeType.GRAPHS else ():
+            for sub in (
+                (a.value,)
+                if a.type == ir.AttributeType.GRAPH
+                else a.value
+                if a.type == ir.AttributeType.GRAPHS
+                else ()
+            ):
                 _walk(model, sub, outer | known, nodes, names, found)
         for value in node.outputs:
             known.add(value)

@@ -39,4 +39,6 @@ def declare(model: ir.Model, text: str) -> ir.Function:
 
 def digest(function: ir.Function) -> str:
     """A digest of the body, to notice that a pass has changed what must not change."""
-    return hashlib.sha256(ir.serde.serialize_function(function).SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256(
+        ir.serde.serialize_function(function).SerializeToString(deterministic=True)
+    ).hexdigest()

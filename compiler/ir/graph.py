@@ -25,7 +25,9 @@ def dims(value: ir.Value | None) -> Shape | None:
     """The shape of `value`: ints and symbolic expressions such as "N" or "2*N+1"; None where the rank is unknown."""
     if value is None or value.shape is None:
         return None
-    return tuple(d if isinstance(d, int) else str(d.value) if d.value is not None else "?" for d in value.shape)
+    return tuple(
+        d if isinstance(d, int) else str(d.value) if d.value is not None else "?" for d in value.shape
+    )
 
 
 def static_dims(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -136,21 +138,31 @@ def fresh(graph: ir.Graph, hint: str) -> str:
 def add_constant(graph: ir.Graph, array: np.ndarray[Any, Any] | ir.TensorProtocol, hint: str) -> ir.Value:
     """A new initializer of `graph` holding `array`; `hint` names it."""
     name = fresh(graph, hint)
-    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=name) if isinstance(array, np.ndarray) else array
+    tensor = (
+        ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=name)
+        if isinstance(array, np.ndarray)
+        else array
+    )
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)  # type: ignore[arg-type]
     graph.register_initializer(value)
     return value
 
 
 def add_lazy_constant(
-    graph: ir.Graph, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], np.ndarray[Any, Any]], hint: str
+    graph: ir.Graph,
+    shape: Sequence[int],
+    dtype: ir.DataType,
+    make: Callable[[], np.ndarray[Any, Any]],
+    hint: str,
 ) -> ir.Value:
     """A new initializer whose array `make()` computes each time it is read: large weights are never held.
 
     `make` must be pure, and must give exactly `shape` and `dtype`.
     """
     name = fresh(graph, hint)
-    tensor = ir.LazyTensor(lambda: ir.Tensor(make(), dtype=dtype), dtype=dtype, shape=ir.Shape(shape), name=name)
+    tensor = ir.LazyTensor(
+        lambda: ir.Tensor(make(), dtype=dtype), dtype=dtype, shape=ir.Shape(shape), name=name
+    )
     return add_constant(graph, tensor, hint)
 
 
@@ -185,11 +197,20 @@ def replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
         new.name = name
         if old.shape is not None:
             new.shape = old.shape  # users know the output's dimensions by the names that it was declared with
-        new.metadata_props.update({k: v for k, v in old.metadata_props.items() if k not in new.metadata_props})
+        new.metadata_props.update(
+            {k: v for k, v in old.metadata_props.items() if k not in new.metadata_props}
+        )
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     else:
         made = new.producer()
-        if made is not None and new.name and "~" in new.name and old.name and "~" not in old.name and not new.is_graph_output():
+        if (
+            made is not None
+            and new.name
+            and "~" in new.name
+            and old.name
+            and "~" not in old.name
+            and not new.is_graph_output()
+        ):
             name = old.name
             old.name = fresh(graph, name)
             new.name = name
@@ -217,7 +238,7 @@ def remove_dead(graph: ir.Graph, start: Iterable[ir.Node] | None = None) -> int:
             made = value.producer()
             if made is not None and made.graph is graph:
                 queue.append(made)
-            elif made is None and value.name in graph.initializers and graph.initializers[value.name] is value:
+            elif made is None and value.name and graph.initializers.get(value.name) is value:
                 del graph.initializers[value.name]
     if start is None:
         for name in [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]:

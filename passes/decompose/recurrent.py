@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -87,13 +87,15 @@ def _input(node: ir.Node, index: int) -> Value | None:
 def _join(op: Builder, parts: list[Value], axis: int) -> Value:
     """[T, B, H] per direction -> [T, D, B, H] (axis 1), or [B, H] -> [D, B, H] (axis 0)."""
     parts = [op.Unsqueeze(p, np.array([axis], np.int64)) for p in parts]
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)  # type: ignore[no-any-return]
+    return parts[0] if len(parts) == 1 else cast(Value, op.Concat(*parts, axis=axis))
 
 
 class _Direction:
     """One direction of one layer: the tensors that its cell reads, and the walk over the steps."""
 
-    def __init__(self, op: Builder, node: ir.Node, x: Value, lens: Value | None, d: int, *, reverse: bool) -> None:
+    def __init__(
+        self, op: Builder, node: ir.Node, x: Value, lens: Value | None, d: int, *, reverse: bool
+    ) -> None:
         self.op, self.node, self.reverse = op, node, reverse
         self.kind = node.op_type
         self.gates = GATES[self.kind]
@@ -131,13 +133,19 @@ class _Direction:
         w, r = self.op.Split(both, np.array([self.gates * self.hidden] * 2, np.int64), axis=0, _outputs=2)
         if not self.linear_before_reset:
             return self.op.Add(w, r)  # type: ignore[no-any-return]
-        outer, self.inner_bias = self.op.Split(r, np.array([2 * self.hidden, self.hidden], np.int64), axis=0, _outputs=2)
+        outer, self.inner_bias = self.op.Split(
+            r, np.array([2 * self.hidden, self.hidden], np.int64), axis=0, _outputs=2
+        )
         zero = self.op.constant(np.zeros(self.hidden), r.dtype)
         return self.op.Add(w, self.op.Concat(outer, zero, axis=0))  # type: ignore[no-any-return]
 
     def _peepholes(self, d: int) -> list[Value]:
         p = self._pick(7, d) if self.kind == "LSTM" else None
-        return [] if p is None else list(self.op.Split(p, np.array([self.hidden] * 3, np.int64), axis=0, _outputs=3))
+        return (
+            []
+            if p is None
+            else list(self.op.Split(p, np.array([self.hidden] * 3, np.int64), axis=0, _outputs=3))
+        )
 
     def _initial(self, x: Value, d: int) -> State:
         count = 2 if self.kind == "LSTM" else 1
@@ -151,7 +159,9 @@ class _Direction:
                 if isinstance(batch, int):
                     value = self.op.constant(np.zeros((batch, self.hidden)), x.dtype, "state")
                 else:
-                    size = self.op.Concat(self.op.Shape(x, start=1, end=2), np.array([self.hidden], np.int64), axis=0)
+                    size = self.op.Concat(
+                        self.op.Shape(x, start=1, end=2), np.array([self.hidden], np.int64), axis=0
+                    )
                     zero = ir.tensor(np.zeros(1, x.dtype.numpy()))
                     value = self.op.ConstantOfShape(size, value=zero)
             else:
@@ -168,7 +178,11 @@ class _Direction:
             return self.op.ReverseSequence(x, lens, batch_axis=1, time_axis=0)  # type: ignore[no-any-return]
         last = np.iinfo(np.int64).min
         return self.op.Slice(  # type: ignore[no-any-return]
-            x, np.array([-1], np.int64), np.array([last], np.int64), np.array([0], np.int64), np.array([-1], np.int64)
+            x,
+            np.array([-1], np.int64),
+            np.array([last], np.int64),
+            np.array([0], np.int64),
+            np.array([-1], np.int64),
         )
 
     def run(self, unroll: int) -> list[Value]:
@@ -205,7 +219,11 @@ class _Direction:
     def _unrolled(self, steps: int, mask: Value | None) -> tuple[Value, State]:
         op, state, outputs = self.op, self.initial, []
         axis = np.array([0], np.int64)
-        each = (lambda v: op.Split(v, np.ones(steps, np.int64), axis=0, _outputs=steps)) if steps > 1 else (lambda v: (v,))
+        each = (
+            (lambda v: op.Split(v, np.ones(steps, np.int64), axis=0, _outputs=steps))
+            if steps > 1
+            else (lambda v: (v,))
+        )
         inside = each(mask) if mask is not None else (None,) * steps
         for x, keep in zip(each(self.x), inside, strict=True):
             new = self.cell(op, state, op.Squeeze(x, axis))
@@ -219,8 +237,12 @@ class _Direction:
     def _scan(self, mask: Value | None) -> tuple[Value, State]:
         op = self.op
         scanned = [self.x] if mask is None else [self.x, mask]
-        inputs = [_like(op.graph, "state", v, 0) for v in self.initial] + [_like(op.graph, "step", v, 1) for v in scanned]
-        body = ir.Graph(inputs, [], nodes=[], name=g.fresh(op.graph, "cell"), opset_imports=dict(op.graph.opset_imports))
+        inputs = [_like(op.graph, "state", v, 0) for v in self.initial] + [
+            _like(op.graph, "step", v, 1) for v in scanned
+        ]
+        body = ir.Graph(
+            inputs, [], nodes=[], name=g.fresh(op.graph, "cell"), opset_imports=dict(op.graph.opset_imports)
+        )
         g.adopt_names(body, op.graph)
         inner = Builder(body, op.origins)
         state, count = tuple(inputs[: len(self.initial)]), len(self.initial)
@@ -235,7 +257,7 @@ class _Direction:
         """One step: state ([B, H], ...) and projected input [B, G*H] -> the new state."""
         return {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[self.kind](op, state, x)
 
-    def _activate(self, op: Builder, which: int, x: Value) -> Value:
+    def _activate(self, op: Builder, which: int, x: Value) -> Any:
         if self.clip:
             x = op.Clip(x, -float(self.clip), float(self.clip))
         return _activation(op, x, *self.activations[which])
@@ -255,7 +277,9 @@ class _Direction:
         else:
             r_gates, r_new = self.split_weights
             h_gates = op.MatMul(h, r_gates)
-        z, r = op.Split(self._activate(op, 0, op.Add(x_gates, h_gates)), np.array([n, n], np.int64), axis=1, _outputs=2)
+        z, r = op.Split(
+            self._activate(op, 0, op.Add(x_gates, h_gates)), np.array([n, n], np.int64), axis=1, _outputs=2
+        )
         inner = op.Mul(r, h_new) if h_new is not None else op.MatMul(op.Mul(r, h), r_new)
         new = self._activate(op, 1, op.Add(x_new, inner))
         # (1 - z) * new + z * h, with one multiplication
@@ -292,7 +316,10 @@ def _activations(node: ir.Node, d: int) -> list[tuple[str, float, float]]:
     per = len(DEFAULTS[node.op_type])
     directions = 2 if g.attribute(node, "direction", "forward") == "bidirectional" else 1
     canonical = {n.lower(): n for n in (*PARAMETERS, "Relu", "Tanh", "Sigmoid", "Softsign", "Softplus")}
-    names = [canonical.get(n.lower(), n) for n in g.attribute(node, "activations", DEFAULTS[node.op_type] * directions)]
+    names = [
+        canonical.get(n.lower(), n)
+        for n in g.attribute(node, "activations", DEFAULTS[node.op_type] * directions)
+    ]
     alphas, betas = (list(g.attribute(node, f"activation_{k}", ())) for k in ("alpha", "beta"))
     result = []
     for name in names:

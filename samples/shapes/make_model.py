@@ -27,7 +27,10 @@ def pictures(count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     images, labels = np.empty((count, 1, SIZE, SIZE), np.float32), rng.integers(CLASSES, size=count)
     for image, label in zip(images, labels, strict=True):
         cx, cy, r, turn = *rng.uniform(13, 19, 2), rng.uniform(7, 10), rng.uniform(-0.4, 0.4)
-        u, v = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn), (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
+        u, v = (
+            (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn),
+            (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn),
+        )
         if label == 0:
             inside = u**2 + v**2 < r**2
         elif label == 1:
@@ -93,7 +96,8 @@ def main() -> None:
     onnx.save(model, folder / "shapes.onnx")
     np.savez(folder / "shapes_data.npz", image=eval_x[:16])
     np.savez(folder / "shapes_eval.npz", image=eval_x, label=eval_y)
-    print(f"shapes.onnx: {(folder / 'shapes.onnx').stat().st_size // 1024} KB, accuracy {accuracy:.3f} on 500 new pictures")
+    size = (folder / "shapes.onnx").stat().st_size // 1024
+    print(f"shapes.onnx: {size} KB, accuracy {accuracy:.3f} on 500 new pictures")
 
 
 if __name__ == "__main__":

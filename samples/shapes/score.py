@@ -1,6 +1,6 @@
 """Scores .onnx and .tflite files of the sample on its held-back pictures.
 
-    python samples/shapes/score.py FILE... EVAL.npz
+python samples/shapes/score.py FILE... EVAL.npz
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def opened(path: str) -> Callable[[Array], Array]:
         from ai_edge_litert.interpreter import Interpreter
 
         run = Interpreter(path).get_signature_runner()
-        return lambda images: np.concatenate([run(image=images[k : k + 1])["probabilities"] for k in range(len(images))])
+        return lambda images: np.concatenate(
+            [run(image=images[k : k + 1])["probabilities"] for k in range(len(images))]
+        )
     import onnxruntime as ort
 
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -56,7 +56,8 @@ class Damage:
 
 @pytest.mark.parametrize("kind, words", [
     ("cycle", "before it is made"), ("origin", "no origin"), ("name", "used twice"), ("value", "used twice"),
-    ("type", "type of output 'b'"), ("output", "'ghost' is made by no node"), ("crash", "KeyError"), ("opset", "opset 17"),
+    ("type", "type of output 'b'"), ("output", "'ghost' is made by no node"), ("crash", "KeyError"),
+    ("opset", "opset 17"),
 ])  # fmt: skip
 def test_a_broken_graph_names_the_pass(kind: str, words: str) -> None:
     with pytest.raises(InternalError) as error:
@@ -73,7 +74,7 @@ def test_a_changed_function_body_is_noticed() -> None:
 
 
 def test_what_a_pass_refuses_goes_through_unchanged() -> None:
-    with pytest.raises(UnsupportedError, match="^no$"):
+    with pytest.raises(UnsupportedError, match=r"^no$"):
         pipeline.run(from_text(TEXT), (Damage("refuse"),))
 
 

@@ -30,12 +30,15 @@ class ScaledErf(PatternRule):
         return op.Gelu(m.x)  # type: ignore[no-any-return]
 
 
-def gelu(half_first: bool, one_first: bool, outer_swapped: bool, dtype: str = "float", tail: str = "y") -> ir.Model:
+def gelu(
+    half_first: bool, one_first: bool, outer_swapped: bool, dtype: str = "float", tail: str = "y"
+) -> ir.Model:
     half = "Mul (half, x)" if half_first else "Mul (x, half)"
     one = "Add (one, e)" if one_first else "Add (e, one)"
     outer = "Mul (a, h)" if outer_swapped else "Mul (h, a)"
     return from_text(
-        f"{HEADER}g ({dtype}[N,4] x) => ({dtype}[N,4] {tail}) <{dtype} half = {{0.5}}, {dtype} one = {{1.0}}, {dtype} two = {{2.0}}> {{\n"
+        f"{HEADER}g ({dtype}[N,4] x) => ({dtype}[N,4] {tail})"
+        f" <{dtype} half = {{0.5}}, {dtype} one = {{1.0}}, {dtype} two = {{2.0}}> {{\n"
         f"h = {half}\n d = Div (x, two)\n e = Erf (d)\n a = {one}\n y = {outer}\n"
         + ("" if tail == "y" else f"{tail} = Add (y, a)\n")
         + "}"
@@ -84,7 +87,10 @@ class SameOperand(PatternRule):
 
 
 def test_one_variable_is_one_value() -> None:
-    text = HEADER + "g (float[2] x, float[2] z) => (float[2] a, float[2] b) {\n a = Sub (x, x)\n b = Sub (x, z)\n}"
+    text = (
+        HEADER
+        + "g (float[2] x, float[2] z) => (float[2] a, float[2] b) {\n a = Sub (x, x)\n b = Sub (x, z)\n}"
+    )
     model = from_text(text)
     assert Rewrite("test", (SameOperand(),))(model).count == 1
     assert [n.op_type for n in model.graph] == ["Neg", "Sub"]
