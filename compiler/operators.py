@@ -212,10 +212,42 @@ class Storage(NamedTuple):
     axis: int | None = None
 
 
-def storage(value: ir.Value, *, output: bool = False) -> Storage:
+class Activation(NamedTuple):
+    """An activation that a kernel computes together with what it is named for: Relu, or Clip with these
+    bounds."""
+
+    op: str
+    low: float | None = None
+    high: float | None = None
+
+    def matches(self, node: ir.Node) -> bool:
+        """Whether `node` is this activation."""
+        if node.domain != "" or node.op_type != self.op:
+            return False
+        if self.op != "Clip":
+            return True
+        bounds = [*node.inputs[1:3], None, None][:2]
+        numbers = [None if v is None else g.scalar(v) for v in bounds]
+        if any(v is not None and n is None for v, n in zip(bounds, numbers, strict=True)):
+            return False
+        return [None if n is None else float(n) for n in numbers] == [self.low, self.high]
+
+
+def fused_activation(value: ir.Value, fuses: Sequence[Activation]) -> ir.Node | None:
+    """The activation among `fuses` that alone reads `value`, else None."""
+    reader = g.only_use(value) if fuses else None
+    if reader is None or reader.inputs[0] is not value or not any(a.matches(reader) for a in fuses):
+        return None
+    return reader
+
+
+def storage(value: ir.Value, *, output: bool = False, fuses: Sequence[Activation] = ()) -> Storage:
     """What `value` is stored as: behind its DequantizeLinear, or, for a node's output, after its
-    QuantizeLinear."""
+    QuantizeLinear, where one of the activations `fuses` may stand between."""
     if output:
+        reader = fused_activation(value, fuses)
+        if reader is not None and (behind := storage(reader.outputs[0], output=True)).quantized:
+            return behind
         uses = [u.node for u in value.uses()]
         quantize = uses[0] if len(uses) == 1 and not value.is_graph_output() else None
         if quantize is None or quantize.domain != "" or quantize.op_type != "QuantizeLinear":

@@ -119,7 +119,7 @@ def _port(port: str, rule: PortRule, call: Call, row: Row) -> Iterator[Violation
         if not values and rule.optional is False:
             yield Violation(name, "must be there", "is left out", fix)
         for value in values:
-            stored = storage(value, output=name in call.output_values)
+            stored = storage(value, output=name in call.output_values, fuses=row.fuses)
             yield from _stored(name, rule, stored, call, fix)
 
 
@@ -200,7 +200,7 @@ def _same_scale(row: Row, call: Call) -> Iterator[Violation]:
     seen: list[tuple[str, float | None, int | None]] = []
     for port in row.same_scale:
         for value in call.values(port):
-            stored = storage(value, output=port in call.output_values)
+            stored = storage(value, output=port in call.output_values, fuses=row.fuses)
             if stored.quantized and stored.axis is None:
                 number, zeros = g.scalar(stored.scale), _zero_points(stored)
                 seen.append((port, number, None if zeros is None else int(zeros.reshape(-1)[0])))

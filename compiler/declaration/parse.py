@@ -13,7 +13,7 @@ from typing import Any
 
 from tapeout.compiler.declaration.rows import ANY_PORT, Bound, Limit, PortRule, Row, Tolerance
 from tapeout.compiler.errors import VendorToolError
-from tapeout.compiler.operators import DTYPES, Interface, onnx_interface, table_interface
+from tapeout.compiler.operators import DTYPES, Activation, Interface, onnx_interface, table_interface
 from tapeout.compiler.quantities import Vocabulary
 
 API = 1
@@ -23,10 +23,11 @@ FILE_KEYS = ("api", "name", "note", "extends", "include", "operators", "device",
 INCLUDED_KEYS = ("common", "op")
 DEVICE_KEYS = ("note", "label", "facts")
 ROW_KEYS = (
-    "lower", "ports", "types", "rank", "quantity", "same_scale", "layout", "bound", "fix", "note", "devices",
+    "lower", "ports", "types", "rank", "quantity", "same_scale", "fuses", "layout", "bound", "fix", "note", "devices",
 )  # fmt: skip
 COMMON_KEYS = ("ops", "except", "ports", "types", "rank", "quantity", "same_scale", "fix", "note", "devices")
 PORT_KEYS = ("role", "dtype", "axis", "per_tensor", "symmetric", "scale", "zp", "rank", "optional", "fix")
+ACTIVATIONS = ("Relu", "Clip")
 BOUND_KEYS = ("min", "max", "in", "not_in", "multiple_of", "equal", "unknown", "fix")
 
 
@@ -205,6 +206,19 @@ def _tolerance(value: Any, where: str) -> Tolerance:
     return Tolerance(quanta, float(rate))
 
 
+def _activation(text: str, where: str) -> Activation:
+    """ "Relu", or "Clip(0, 6)"; a bound that is left out is none."""
+    name, bracket, inside = text.partition("(")
+    if name not in ACTIVATIONS or (bracket and (name != "Clip" or not inside.endswith(")"))):
+        raise fault(where, f"unknown activation '{text}'", "valid: Relu, Clip(0, 6)")
+    bounds = [b.strip() for b in inside[:-1].split(",")] if bracket else []
+    try:
+        low, high = (float(b) if b else None for b in [*bounds, "", ""][:2])
+    except ValueError:
+        raise fault(where, f"'{text}': the bounds are no numbers", "as in Clip(0, 6)") from None
+    return Activation(name, low, high)
+
+
 def make_row(
     table: Any,
     keys: Iterable[str],
@@ -257,6 +271,9 @@ def make_row(
     same_scale = _texts(table.get("same_scale", []), f"{where}, same_scale")
     for name in same_scale:
         _known_port(name, interface, f"{where}, same_scale")
+    fuses = tuple(
+        _activation(a, f"{where}, fuses") for a in _texts(table.get("fuses", []), f"{where}, fuses")
+    )
     layout = _optional_text(table, "layout", where)
     if layout is not None and layout not in LAYOUTS:
         raise fault(where, f"unknown layout '{layout}'", nearest(layout, LAYOUTS))
@@ -266,7 +283,7 @@ def make_row(
             raise fault(f"{where}, devices", f"unknown device '{device}'", nearest(device, devices))
     return Row(
         op=op, index=index, file=file, lower=_optional_text(table, "lower", where), ports=ports, types=types,
-        rank=rank, limits=tuple(limits), same_scale=same_scale, layout=layout,
+        rank=rank, limits=tuple(limits), same_scale=same_scale, fuses=fuses, layout=layout,
         bound=_tolerance(table.get("bound", {}), f"{where}, bound"), fix=_optional_text(table, "fix", where),
         note=_optional_text(table, "note", where), devices=mine,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tapeout.compiler.operators import Activation
 from tapeout.compiler.quantities import Measure
 
 ANY_PORT = "*"  # in types, rank and ports: every tensor that goes in or out and is not named itself
@@ -144,6 +145,7 @@ class Row:
     rank: Mapping[str, Bound] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
     same_scale: tuple[str, ...] = ()
+    fuses: tuple[Activation, ...] = ()
     layout: str | None = None
     bound: Tolerance = Tolerance()
     fix: str | None = None
