@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.declaration import parse
 from tapeout.compiler.declaration.match import Violation, distance, violations
+from tapeout.compiler.declaration.quantizing import Slot, slots, unmet
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance
 from tapeout.compiler.errors import InternalError, UsageError
 from tapeout.compiler.ir import graph as g
@@ -27,6 +28,7 @@ from tapeout.compiler.operators import (
     operator_name,
 )
 from tapeout.compiler.quantities import Quantity, Vocabulary
+from tapeout.compiler.schemes import Scheme
 
 __all__ = [
     "Acceptance",
@@ -36,6 +38,7 @@ __all__ = [
     "PortRule",
     "Refusal",
     "Row",
+    "Slot",
     "Tolerance",
     "Violation",
     "source_name",
@@ -59,6 +62,7 @@ class Refusal:
     row: Row | None = None
     violations: tuple[Violation, ...] = ()
     hint: str | None = None
+    scheme: str | None = None  # there are rows, but none for this scheme
 
     @property
     def name(self) -> str:
@@ -67,7 +71,8 @@ class Refusal:
     def reasons(self) -> list[str]:
         """Each violation in words; what to do about all of them comes from `fixes`."""
         if self.row is None:
-            return [f"no row for operator {self.op} on {self.target}"]
+            kind = f"{self.scheme} row" if self.scheme else "row"
+            return [f"no {kind} for operator {self.op} on {self.target}"]
         return [v.text(self.target) for v in self.violations]
 
     def fixes(self) -> list[str]:
@@ -218,6 +223,38 @@ class Declaration:
                 best = (far, row, found)
         assert best is not None
         return Refusal(node, op, self.label, best[1], best[2])
+
+    def quantized(
+        self, node: ir.Node, scheme: Scheme, functions: Functions | None = None
+    ) -> Row | Refusal:
+        """The first row that would hold for `node`, a node on floats, were its tensors stored as `scheme`
+        says; else the refusal by the nearest of the rows for such types.
+
+        Scales and zero points are not looked at: they follow from the row.
+        """
+        inherited: Row | None = None
+        if self.parent is not None:
+            answer = self.parent.quantized(node, scheme, functions)
+            if isinstance(answer, Refusal):
+                return answer
+            inherited = answer
+        op = self._key(node)
+        if not self.rows.get(op):
+            return Refusal(node, op, self.label, hint=self._absent(op))
+        call = self.call(node, functions)
+        refusals = []
+        for row in self.rows[op]:
+            wanted = slots(inherited or row, call, scheme)
+            if wanted is None:
+                continue
+            found = tuple(unmet((*self.common(op), row), call, wanted))
+            if not found:
+                return inherited or row
+            refusals.append((distance(found), row, found))
+        if not refusals:
+            return Refusal(node, op, self.label, scheme=scheme.name)
+        _, row, found = min(refusals, key=lambda r: r[0])
+        return Refusal(node, op, self.label, row, found)
 
     def accept(self, model: ir.Model) -> Acceptance:
         """Every node of the graph and its subgraphs, held against the rows."""

@@ -4,16 +4,20 @@ found."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from tapeout.compiler.declaration.rows import ANY_PORT, PortRule, Row, spell
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operators import Call, Storage, dtype_name, storage, type_name
+
+# How a tensor of a node (an output: True) will be stored.
+Plan = Callable[[ir.Value, bool], Storage]
 
 
 class Kind(Enum):
@@ -39,12 +43,12 @@ class Violation:
         return f"{self.what} {self.found}, {self.expected} on {target}"
 
 
-def violations(row: Row, call: Call) -> Iterator[Violation]:
+def violations(row: Row, call: Call, plan: Plan | None = None) -> Iterator[Violation]:
     """Everything of `row` that does not hold for `call`, in the order types, ports, ranks, quantities,
-    scales."""
+    scales. `plan` says how tensors will be stored that are not quantized yet."""
     yield from _types(row, call)
     for port, rule in row.ports.items():
-        yield from _port(port, rule, call, row)
+        yield from _port(port, rule, call, row, plan)
     for port, bound in row.rank.items():
         for name in _named(port, row.rank, call):
             for value in call.values(name):
@@ -64,7 +68,8 @@ def violations(row: Row, call: Call) -> Iterator[Violation]:
                 found = _found(value)
             kind = Kind.LIMIT if limit.bound.equal is None else Kind.CASE
             yield Violation(limit.label, expected, found, limit.bound.fix or row.fix, kind)
-    yield from _same_scale(row, call)
+    if plan is None:
+        yield from _same_scale(row, call)
 
 
 def distance(found: Collection[Violation]) -> tuple[int, int, int]:
@@ -112,14 +117,17 @@ def _must_be(names: tuple[str, ...]) -> str:
     return "must be " + ("one of " if len(names) > 1 else "") + ", ".join(names)
 
 
-def _port(port: str, rule: PortRule, call: Call, row: Row) -> Iterator[Violation]:
+def _port(
+    port: str, rule: PortRule, call: Call, row: Row, plan: Plan | None
+) -> Iterator[Violation]:
     fix = rule.fix or row.fix
     for name in _named(port, row.ports, call):
         values = call.values(name)
         if not values and rule.optional is False:
             yield Violation(name, "must be there", "is left out", fix)
         for value in values:
-            stored = storage(value, output=name in call.output_values, fuses=row.fuses)
+            output = name in call.output_values
+            stored = plan(value, output) if plan else storage(value, output=output, fuses=row.fuses)
             yield from _stored(name, rule, stored, call, fix)
 
 

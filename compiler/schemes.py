@@ -1,0 +1,51 @@
+"""Schemes of quantization: in which types activations, weights and biases are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+D = ir.DataType
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Storage types of one way to quantize; None stays floating-point.
+
+    `symmetric` activations have zero point 0. `block` elements of a weight along its inner axis share a
+    scale, 0: a channel does.
+    """
+
+    name: str
+    act: ir.DataType | None
+    weight: ir.DataType | None
+    bias: ir.DataType | None = None
+    symmetric: bool = False
+    block: int = 0
+
+    @property
+    def static(self) -> bool:
+        """True where activations have scales that calibration has found."""
+        return self.act is not None
+
+
+FLOAT32 = "float32"
+
+STATIC: dict[str, Scheme] = {
+    s.name: s
+    for s in (
+        Scheme("int8", D.INT8, D.INT8, D.INT32),
+        Scheme("int16x8", D.INT16, D.INT8, D.INT64, symmetric=True),
+        Scheme("int8w4", D.INT8, D.INT4, D.INT32),
+        Scheme("int16w4", D.INT16, D.INT4, D.INT64, symmetric=True),
+    )
+}
+
+
+def levels(dtype: ir.DataType) -> tuple[int, int]:
+    """The lowest and the highest code of an integer type: (-128, 127) for INT8."""
+    bits = dtype.bitwidth
+    if dtype.name.startswith("U"):
+        return 0, (1 << bits) - 1
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
