@@ -40,7 +40,7 @@ class Data:
 
     def __init__(self, path: str | os.PathLike[str], model: ir.Model) -> None:
         self.path = Path(path)
-        self.files = _files(self.path)
+        self.files = files_of(self.path)
         self._inputs = list(model.graph.inputs)
 
     def samples(self, limit: int | None = None) -> Iterator[dict[str, Array]]:
@@ -182,7 +182,8 @@ def fitted(array: Array, value: ir.Value, where: str) -> Array:
     return array
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The data files at `path`: itself, or those in the folder. Raises UsageError where there is none."""
     with file_errors("read", path):
         if path.is_dir():
             entries = sorted(path.iterdir())

@@ -143,7 +143,9 @@ def export(
             report |= {"seconds": clock.seconds, "host": _host()}
             stage.write(places.report, files.json_bytes(report))
             if places.depfile is not None:
-                stage.write(places.depfile, files.depfile(places.shown, prepared.files))
+                stage.write(
+                    places.depfile, files.depfile(places.shown, [*prepared.files, *_data_files(data)])
+                )
             stage.write(places.manifest, files.json_bytes(manifest))
             stage.publish()
         return Export(places.shown, manifest, report, places.all())
@@ -182,6 +184,15 @@ def _places(
     if listed in (place, *beside):
         raise UsageError(f"the dependency file '{depfile}' is an output of the export itself")
     return _Places(shown, place, beside[0], beside[1], listed)
+
+
+def _data_files(data: str | os.PathLike[str] | None) -> list[Path]:
+    """The files that --data names, themselves or by their folder."""
+    if data is None:
+        return []
+    from tapeout.compiler.data import files_of
+
+    return files_of(Path(data))
 
 
 def _within(size: int, most: int | None, request: Request) -> None:
