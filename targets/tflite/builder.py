@@ -61,6 +61,7 @@ class Builder:
         self._index: dict[ir.Value, int] = {}
         self._buffers: dict[Any, int] = {}
         self._constants: dict[Any, int] = {}
+        self._turned: dict[tuple[ir.Value, tuple[int, ...]], int] = {}
         self._absorbed: set[ir.Node] = set()
         self.nodes: list[str] = []  # for each operator the name of the node that it computes for
 
@@ -72,6 +73,9 @@ class Builder:
         if known is not None:
             return known
         assert value.dtype is not None, f"'{value.name}' has no type"
+        half = stored(value)
+        if half is not None:
+            return self._widened(half, value)
         tensor = self._tensor(value.name or "", g.dims(value), value.dtype)
         if g.is_constant(value):
             assert value.const_value is not None
@@ -119,16 +123,19 @@ class Builder:
 
     def transposed(self, value: ir.Value, perm: Sequence[int]) -> int:
         """The tensor of `value` with its axes in the order `perm`: a constant, or a float16 constant behind
-        Cast, when it is written, a computed one by TRANSPOSE."""
+        Cast, when it is written (once, however often it is read), a computed one by TRANSPOSE."""
         shape = g.dims(value)
         assert shape is not None and value.dtype is not None
         turned = [shape[i] for i in perm]
-        cast = g.producer(value, "Cast")
-        held = value if cast is None else cast.inputs[0]
-        if held is None or held.const_value is None or not g.is_constant(held):
+        half = stored(value)
+        held = value if half is None else half
+        if held.const_value is None or not g.is_constant(held):
             made = self.tensor(value.name or "transpose", turned, value.dtype)
             self.operator("TRANSPOSE", [value, self.ints(perm, "perm")], [made], s.TransposeOptionsT())
             return made
+        key = (value, tuple(perm))
+        if key in self._turned:
+            return self._turned[key]
         tensor = held.const_value
         made = self.tensor(held.name or "weight", turned, tensor.dtype)
         self.graph.tensors[made].buffer = self._buffer(
@@ -138,11 +145,19 @@ class Builder:
                 shape=ir.Shape(turned),
             )
         )
-        if cast is None:
-            return made
-        wide = self.tensor(value.name or "weight", turned, value.dtype)
-        self.operator("DEQUANTIZE", [made], [wide], s.DequantizeOptionsT())
-        return wide
+        if half is not None:
+            wide = self.tensor(value.name or "weight", turned, value.dtype)
+            self.operator("DEQUANTIZE", [made], [wide], s.DequantizeOptionsT())
+            made = wide
+        self._turned[key] = made
+        return made
+
+    def _widened(self, half: ir.Value, value: ir.Value) -> int:
+        """The tensor of `value`, a float16 constant behind Cast, widened where it is first read."""
+        made = self._append(self._tensor(value.name or "", g.dims(value), ir.DataType.FLOAT))
+        self.operator("DEQUANTIZE", [half], [made], s.DequantizeOptionsT())
+        self._index[value] = made
+        return made
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of a tensor, -1 where it is dynamic."""
@@ -262,6 +277,15 @@ class Builder:
             self._buffers[key] = len(self.file.buffers)
             self.file.buffers.append(data)
         return self._buffers[key]
+
+
+def stored(value: ir.Value) -> ir.Value | None:
+    """The float16 constant that `value` widens to float32, else None."""
+    cast = g.producer(value, "Cast")
+    half = None if cast is None else cast.inputs[0]
+    if half is None or half.dtype != ir.DataType.FLOAT16 or value.dtype != ir.DataType.FLOAT:
+        return None
+    return half if g.is_constant(half) else None
 
 
 def activation_of(node: ir.Node) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from ai_edge_litert import schema_py_generated as s
 
 from tapeout.targets.tflite.builder import Builder, Lowering
 
 
 def dequantize(b: Builder, node: ir.Node, *, to: int, saturate: int = 1, round_mode: str = "up") -> None:
-    """Cast of a float16 constant to float32: the runtime widens it once."""
-    b.operator("DEQUANTIZE", node.inputs, node.outputs, s.DequantizeOptionsT())
+    """Cast of a float16 constant to float32. The builder writes the operator where the weight is first read,
+    in the order of axes in which it is read: nothing is widened for nobody."""
+    if node.outputs[0].is_graph_output():
+        b.index(node.outputs[0])
 
 
 LOWERINGS: dict[str, Lowering] = {"DEQUANTIZE": dequantize}
