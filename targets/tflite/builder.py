@@ -12,10 +12,12 @@ from ai_edge_litert import schema_py_generated as s
 
 from tapeout.compiler.errors import InternalError, TapeoutError
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.operators import Storage, storage
 from tapeout.targets.tflite import writer
+from tapeout.targets.tflite.clusters import Cluster, quantization_of, recorded
+from tapeout.targets.tflite.clusters import Lowering as Lowering
 from tapeout.targets.tflite.versions import Use, version_of
 
-Lowering = Callable[..., None]
 Operand = ir.Value | int | None
 
 TYPES: Mapping[ir.DataType, int] = {
@@ -23,6 +25,7 @@ TYPES: Mapping[ir.DataType, int] = {
     ir.DataType.FLOAT16: s.TensorType.FLOAT16,
     ir.DataType.BFLOAT16: s.TensorType.BFLOAT16,
     ir.DataType.DOUBLE: s.TensorType.FLOAT64,
+    ir.DataType.INT2: s.TensorType.INT2,
     ir.DataType.INT4: s.TensorType.INT4,
     ir.DataType.INT8: s.TensorType.INT8,
     ir.DataType.UINT8: s.TensorType.UINT8,
@@ -38,6 +41,8 @@ TYPES: Mapping[ir.DataType, int] = {
     ir.DataType.STRING: s.TensorType.STRING,
 }
 
+INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
+
 # Equal constants up to this size are found by their content, larger ones by being the same tensor.
 CONTENT_LIMIT = 1 << 20
 
@@ -52,7 +57,7 @@ _CLIPS = {
 class Builder:
     """Builds one subgraph of a file. Lowerings take it as their first argument."""
 
-    def __init__(self, file: writer.File, name: str, find: Callable[[ir.Node], Lowering]) -> None:
+    def __init__(self, file: writer.File, name: str, find: Callable[[ir.Node], Cluster]) -> None:
         self.file = file
         self.number = len(file.subgraphs)  # of this subgraph in the file
         self.graph = writer.Subgraph(name)
@@ -61,18 +66,25 @@ class Builder:
         self._index: dict[ir.Value, int] = {}
         self._buffers: dict[Any, int] = {}
         self._constants: dict[Any, int] = {}
-        self._turned: dict[tuple[ir.Value, tuple[int, ...]], int] = {}
+        self._turned: dict[tuple[ir.Value, tuple[int, ...], bool], int] = {}
         self._absorbed: set[ir.Node] = set()
+        self._codes: dict[tuple[Any, ...], int] = {}
+        self._reads: Mapping[ir.Value, Storage] = {}  # what the node being lowered takes as stored integers
+        self._deferred: set[ir.Value] = set()  # behind a DequantizeLinear that nothing has asked for so far
         self.nodes: list[str] = []  # for each operator the name of the node that it computes for
 
     # --- tensors ---
 
     def index(self, value: ir.Value) -> int:
         """The tensor of an IR value, made at its first use; an initializer becomes an unread constant."""
+        if value in self._reads:
+            return self.stored(self._reads[value])
         known = self._index.get(value)
         if known is not None:
             return known
         assert value.dtype is not None, f"'{value.name}' has no type"
+        if value in self._deferred:
+            return self._dequantized(value)
         half = stored(value)
         if half is not None:
             return self._widened(half, value)
@@ -80,21 +92,60 @@ class Builder:
         if g.is_constant(value):
             assert value.const_value is not None
             tensor.buffer = self._buffer(value.const_value)
+        self._quantize(tensor, value)
         self._index[value] = self._append(tensor)
         return self._index[value]
+
+    def stored(self, stored: Storage) -> int:
+        """The tensor of integers behind a DequantizeLinear; a constant once for each quantization of it."""
+        value = stored.value
+        if not g.is_constant(value):
+            return self.index(value)
+        key = (value, stored.scale, stored.zero_point, stored.axis)
+        if key not in self._codes:
+            assert value.const_value is not None and value.dtype is not None
+            tensor = self._tensor(value.name or "", g.dims(value), value.dtype)
+            tensor.buffer = self._buffer(value.const_value)
+            tensor.quantization = self.quantization(stored)
+            self._codes[key] = self._append(tensor)
+        return self._codes[key]
+
+    def storage(self, value: ir.Value | None) -> Storage:
+        """How the node that is being lowered takes `value`: as stored integers, or as it is in the graph."""
+        assert value is not None
+        return self._reads.get(value) or Storage(value, value.dtype)
+
+    def quantization(self, stored: Storage) -> Any:
+        """The record of scales and zero points of a stored tensor; None where there is none."""
+        return recorded(stored)
+
+    def defer(self, value: ir.Value) -> None:
+        """Write the DEQUANTIZE that makes `value` where it is first read, if it is."""
+        self._deferred.add(value)
+        if value.is_graph_output():
+            self.index(value)
 
     def bind(self, value: ir.Value, index: int) -> None:
         """From now on the tensor of `value` is `index`."""
         self._index[value] = index
 
+    def like(self, value: ir.Value | None, hint: str, shape: Sequence[int | str] | None) -> int:
+        """A new computed tensor that is stored as the node that is being lowered takes `value`."""
+        stored = self.storage(value)
+        assert stored.dtype is not None
+        made = self.tensor(hint, shape, stored.dtype)
+        if stored.quantized:
+            self.graph.tensors[made].quantization = recorded(stored)
+        return made
+
     def tensor(self, hint: str, shape: Sequence[int | str] | None, dtype: ir.DataType) -> int:
         """A new computed tensor; a symbolic dimension is dynamic, None is an unknown rank."""
         return self._append(self._tensor(f"{hint}~{len(self.graph.tensors)}", shape, dtype))
 
-    def constant(self, array: Any, hint: str = "constant") -> int:
-        """A constant tensor; equal ones (dtype, shape and content) are one tensor."""
+    def constant(self, array: Any, hint: str = "constant", *, fresh: bool = False) -> int:
+        """A constant tensor; equal ones (dtype, shape and content) are one tensor unless it is `fresh`."""
         array = np.asarray(array)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key: Any = object() if fresh else (array.dtype.str, array.shape, array.tobytes())
         known = self._constants.get(key)
         if known is None:
             data = ir.Tensor(array)
@@ -128,12 +179,15 @@ class Builder:
         assert shape is not None and value.dtype is not None
         turned = [shape[i] for i in perm]
         half = stored(value)
+        codes = self._reads.get(value)
         held = value if half is None else half
+        if codes is not None:
+            held = codes.value
         if held.const_value is None or not g.is_constant(held):
-            made = self.tensor(value.name or "transpose", turned, value.dtype)
+            made = self.like(value, value.name or "transpose", turned)
             self.operator("TRANSPOSE", [value, self.ints(perm, "perm")], [made], s.TransposeOptionsT())
             return made
-        key = (value, tuple(perm))
+        key = (value, tuple(perm), codes is None)
         if key in self._turned:
             return self._turned[key]
         tensor = held.const_value
@@ -145,7 +199,11 @@ class Builder:
                 shape=ir.Shape(turned),
             )
         )
-        if half is not None:
+        if codes is not None:
+            rank = len(turned)
+            axis = None if codes.axis is None else list(perm).index(codes.axis % rank)
+            self.graph.tensors[made].quantization = recorded(codes._replace(axis=axis))
+        elif half is not None:
             wide = self.tensor(value.name or "weight", turned, value.dtype)
             self.operator("DEQUANTIZE", [made], [wide], s.DequantizeOptionsT())
             made = wide
@@ -209,10 +267,11 @@ class Builder:
         for node in graph:
             if node in self._absorbed:
                 continue
-            lowering = self._find(node)
+            cluster = self._find(node)
             operators = len(self.graph.operators)
             try:
-                lowering(self, node, **attributes(node))
+                self._take(cluster)
+                cluster.lower(self, node, **attributes(node))
             except TapeoutError:
                 raise
             except Exception as error:
@@ -221,7 +280,18 @@ class Builder:
                     hint="this is a fault of tapeout; please report it with the model",
                     nodes=[node.name or ""],
                 ) from error
+            finally:
+                self._reads = {}
             self.nodes.extend([node.name or ""] * (len(self.graph.operators) - operators))
+
+    def _take(self, cluster: Cluster) -> None:
+        """Let the node of `cluster` read and write integers where its row does."""
+        for output, stored in cluster.makes.items():
+            last, quantize = cluster.absorbs(output)
+            self.bind(last, self.index(stored.value))
+            if quantize is not None:
+                self._absorbed.add(quantize)
+        self._reads = cluster.reads
 
     # --- subgraphs ---
 
@@ -238,6 +308,7 @@ class Builder:
         made = self._append(
             self._tensor(value.name or "", g.dims(value) if shape is None else shape, value.dtype)
         )
+        self._quantize(self.graph.tensors[made], value)
         self._index[value] = made
         self.graph.inputs.append(made)
         return made
@@ -254,6 +325,21 @@ class Builder:
         return self.number
 
     # --- what these rest on ---
+
+    def _dequantized(self, value: ir.Value) -> int:
+        """The float tensor of the output of a DequantizeLinear."""
+        assert value.dtype is not None
+        self._deferred.discard(value)
+        made = self._append(self._tensor(value.name or "", g.dims(value), value.dtype))
+        self._index[value] = made
+        self.operator("DEQUANTIZE", [self.stored(storage(value))], [made], s.DequantizeOptionsT())
+        return made
+
+    def _quantize(self, tensor: writer.Tensor, value: ir.Value) -> None:
+        """Record how the integers of `value` are read."""
+        if value.dtype in INTEGERS:
+            found = quantization_of(value)
+            tensor.quantization = None if found is None else recorded(found)
 
     def _append(self, tensor: writer.Tensor) -> int:
         self.graph.tensors.append(tensor)

@@ -11,7 +11,8 @@ from tapeout.compiler.declaration import Declaration, Refusal
 from tapeout.compiler.errors import UnsupportedError
 from tapeout.compiler.target import Request
 from tapeout.targets.tflite import writer
-from tapeout.targets.tflite.builder import Builder, Lowering
+from tapeout.targets.tflite.builder import Builder
+from tapeout.targets.tflite.clusters import Cluster, cluster
 from tapeout.targets.tflite.lower import LOWERINGS
 from tapeout.targets.tflite.versions import minimum_runtime
 
@@ -26,11 +27,11 @@ def emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
 def build(model: ir.Model, rows: Declaration) -> writer.File:
     """The tables of the file; weights are referred to, not read."""
 
-    def find(node: ir.Node) -> Lowering:
+    def find(node: ir.Node) -> Cluster:
         row = rows.match(node, model.functions)
         if isinstance(row, Refusal):
             raise UnsupportedError(str(row), nodes=[node.name or ""])
-        return LOWERINGS[row.lower or ""]
+        return cluster(LOWERINGS[row.lower or ""], row, rows.call(node, model.functions))
 
     file = writer.File(f"tapeout {importlib.metadata.version('tapeout')}")
     builder = Builder(file, "main", find)

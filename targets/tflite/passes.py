@@ -12,7 +12,7 @@ from tapeout.passes.layout import ChannelsLast
 from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
 from tapeout.targets.tflite.legalize.fusible import FusibleActivations
 from tapeout.targets.tflite.legalize.padding import Padding
-from tapeout.targets.tflite.legalize.plain import PLAIN, WRITTEN
+from tapeout.targets.tflite.legalize.plain import PLAIN, WRITTEN, with_integers
 from tapeout.targets.tflite.legalize.rearranging import Rearranging
 from tapeout.targets.tflite.legalize.resizing import Resizing
 from tapeout.targets.tflite.legalize.spatial import OverTwoAxes
@@ -23,10 +23,13 @@ from tapeout.targets.tflite.legalize.transposed import Transposed
 WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LRN")
 LEGALIZED = frozenset({*WINDOWS, "Gemm", "Resize", "DepthToSpace", "SpaceToDepth"})
 LEGALIZE: tuple[Pass, ...] = (OverTwoAxes, Transposed, Padding, Resizing, Rearranging, FullyConnected())
+# Schemes that compute in real numbers: quantization that a model brings is arithmetic there.
+FLOAT = ("float32", "float16")
 
 
 def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
+    plain = PLAIN if request.scheme in FLOAT else (with_integers(request.device), *PLAIN[1:])
     storage: tuple[Pass, ...] = (HalfStorage(),) if request.scheme == "float16" else ()
     return (
         *CANONICALIZE,
@@ -35,7 +38,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
         Decompose(kernels(request.device)),
         ELU_OF_ONE,
         *CANONICALIZE,
-        *PLAIN,
+        *plain,
         *LEGALIZE,
         ChannelsLast(),
         FusibleActivations,

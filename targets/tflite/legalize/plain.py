@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from tapeout.compiler.declaration import Declaration, Row
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.rewriting import Rewrite, Rule
 from tapeout.passes.decompose.arithmetic import ARITHMETIC
@@ -22,3 +28,30 @@ PLAIN: tuple[Pass, ...] = (
 
 # The operators that these write out better than their definition in the standard does.
 WRITTEN: frozenset[str] = frozenset(op for rule in (*QUANTIZED, *RULES) for op in rule.ops)
+
+
+@dataclass(frozen=True)
+class _Refused(Rule):
+    """`rule` on the nodes that no row takes."""
+
+    rule: Rule
+    rows: Declaration
+
+    @property
+    def ops(self) -> Sequence[str]:
+        return self.rule.ops
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    def apply(self, node: ir.Node) -> ir.Node | str | None:
+        return None if isinstance(self.rows.match(node), Row) else self.rule.apply(node)
+
+
+def with_integers(device: str) -> Pass:
+    """The first of `PLAIN` for schemes that compute in integers: what rows take of it stays."""
+    from tapeout.targets.tflite import declaration
+
+    rows = declaration(device)
+    return Rewrite("quantization without rows as arithmetic", tuple(_Refused(r, rows) for r in QUANTIZED))

@@ -39,8 +39,9 @@ def clip(b: Builder, node: ir.Node) -> None:
     """Clip(x, min, max): the bounded RELU where the bounds are one's, else MINIMUM(MAXIMUM(x, min), max)."""
     x, low, high = (*node.inputs, None, None)[:3]
     assert x is not None and x.dtype is not None
-    code = CLIP_CODES.get(activation_of(node)) if x.dtype == ir.DataType.FLOAT else None
-    if code is None and x.dtype == ir.DataType.FLOAT and (g.scalar(low), g.scalar(high)) == (0.0, 1.0):
+    real = x.dtype == ir.DataType.FLOAT
+    code = CLIP_CODES.get(activation_of(node)) if real else None
+    if code is None and real and (g.scalar(low), g.scalar(high)) == (0.0, 1.0):
         code = "RELU_0_TO_1"
     if code is not None:
         b.operator(code, [x], node.outputs)

@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as s
 
 from tapeout.compiler.ir import graph as g
 from tapeout.targets.tflite.builder import Builder, Lowering
+from tapeout.targets.tflite.clusters import parameters, scales
 
 
 def padding_of(pads: Sequence[int], auto_pad: str = "NOTSET") -> int:
@@ -142,12 +143,36 @@ def operands(b: Builder, node: ir.Node) -> tuple[int, int, int | None]:
     x, w, *rest = node.inputs
     assert x is not None and w is not None
     bias = rest[0] if rest else None
+    if b.storage(x).quantized and b.storage(w).quantized:
+        return b.index(x), b.index(w), integer_bias(b, x, w, bias)
     if bias is not None:
         return b.index(x), b.index(w), b.index(bias)
     channels = None if w.shape is None else w.shape[0]
     if not isinstance(channels, int):
         return b.index(x), b.index(w), None
     return b.index(x), b.index(w), b.constant(np.zeros(channels, np.float32), "zero_bias")
+
+
+def integer_bias(b: Builder, x: ir.Value, w: ir.Value, bias: ir.Value | None) -> int:
+    """The bias in units of the accumulator, scale(X) * scale(W): int32 beside int8 activations, int64 beside
+    int16 ones. A float one is rounded to them, a missing one is zeros."""
+    wide = b.storage(x).dtype == ir.DataType.INT16
+    dtype = np.dtype(np.int64 if wide else np.int32)
+    held = None if bias is None else b.storage(bias)
+    if held is not None and held.quantized and held.dtype == ir.DataType.INT32 and not wide:
+        return b.stored(held)
+    step_x, step_w = scales(b.storage(x)), scales(b.storage(w))
+    assert step_x is not None and step_w is not None and w.shape is not None
+    step = step_x.astype(np.float64) * step_w.astype(np.float64)
+    channels = int(w.shape[0])  # type: ignore[arg-type]
+    codes = np.zeros(channels, dtype)
+    if held is not None:
+        given = g.constant(held.value)
+        assert given is not None
+        codes = (given if held.quantized else np.rint(given.astype(np.float64) / step)).astype(dtype)
+    made = b.constant(codes, bias.name if bias is not None and bias.name else "zero_bias", fresh=True)
+    b.graph.tensors[made].quantization = parameters(step)
+    return made
 
 
 LOWERINGS: dict[str, Lowering] = {

@@ -47,7 +47,7 @@ def fusing(code: str, make: Any) -> Lowering:
 
     def lower(b: Builder, node: ir.Node, **_: Any) -> None:
         x, y = node.inputs
-        if code in UNBOUNDED and (may_be_infinite(x) or may_be_infinite(y)):
+        if code in UNBOUNDED and not b.storage(x).quantized and (may_be_infinite(x) or may_be_infinite(y)):
             _unbounded(b, node, code)
             return
         options = make()

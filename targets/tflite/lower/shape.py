@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as s
 
 from tapeout.compiler.ir import graph as g
 from tapeout.targets.tflite.builder import TYPES, Builder, Lowering
+from tapeout.targets.tflite.clusters import recorded
 
 INT32 = ir.DataType.INT32
 
@@ -135,7 +136,7 @@ def unsqueeze(b: Builder, node: ir.Node) -> None:
     places = sorted(int(a) % (len(dims) + known.size) for a in known.reshape(-1))
     for i, at in enumerate(places):
         dims = (*dims[:at], 1, *dims[at:])
-        made: ir.Value | int = output if i == len(places) - 1 else b.tensor("unsqueeze", dims, x.dtype)
+        made: ir.Value | int = output if i == len(places) - 1 else b.like(x, "unsqueeze", dims)
         b.operator("EXPAND_DIMS", [current, b.constant(np.int32(at))], [made], s.ExpandDimsOptionsT())
         current = made
 
@@ -270,13 +271,27 @@ def pad(b: Builder, node: ir.Node, *, mode: str = "constant") -> None:
         b.operator("PAD", [x, amounts], node.outputs, s.PadOptionsT())
         return
     if number is not None:
-        filler: ir.Value | int = b.constant(np.asarray(number, x.dtype.numpy()))
+        filler: ir.Value | int = filled(b, x, number)
     elif g.rank(value) == 0:
         filler = value
     else:
         filler = b.tensor("value", [], x.dtype)
         reshaped(b, value, [], filler)
     b.operator("PADV2", [x, amounts, filler], node.outputs, s.PadV2OptionsT())
+
+
+def filled(b: Builder, like: ir.Value, number: float) -> int:
+    """A number as the node that is being lowered takes the tensor `like`."""
+    stored = b.storage(like)
+    assert stored.dtype is not None
+    if not stored.quantized:
+        return b.constant(np.asarray(number, stored.dtype.numpy()))
+    scale, zero = g.scalar(stored.scale), g.scalar(stored.zero_point) or 0
+    limits = np.iinfo(stored.dtype.numpy())
+    code = np.clip(np.rint(number / (scale or 1.0)) + zero, limits.min, limits.max)
+    made = b.constant(code.astype(stored.dtype.numpy()), "filler", fresh=True)
+    b.graph.tensors[made].quantization = recorded(stored)
+    return made
 
 
 def shape(b: Builder, node: ir.Node, *, start: int = 0, end: int | None = None) -> None:

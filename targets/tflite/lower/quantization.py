@@ -1,0 +1,21 @@
+"""Between real numbers and integers: QUANTIZE, DEQUANTIZE, and QUANTIZE from one scale to another."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as s
+
+from tapeout.targets.tflite.builder import Builder, Lowering
+
+
+def quantize(b: Builder, node: ir.Node, **_: object) -> None:
+    """Real numbers, or integers of another scale, to integers."""
+    b.operator("QUANTIZE", node.inputs[:1], node.outputs, s.QuantizeOptionsT())
+
+
+def dequantize(b: Builder, node: ir.Node, **_: object) -> None:
+    """Integers to real numbers, where something reads them."""
+    b.defer(node.outputs[0])
+
+
+LOWERINGS: dict[str, Lowering] = {"QUANTIZE": quantize, "DEQUANTIZE_CODES": dequantize}
