@@ -16,18 +16,23 @@ from tapeout.compiler.pipeline import Pass
 if TYPE_CHECKING:
     import numpy as np
 
+    from tapeout.compiler.calibration import Calibration
     from tapeout.compiler.declaration import Declaration
+    from tapeout.compiler.recipe import Recipe
 
 GROUP = "tapeout.targets"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked of a target: `scheme` such as "float32", the device, target options."""
+    """What the user asked of a target: `scheme` such as "float32" or "int8", the device, target options; the
+    calibration data and the recipe of a quantized export."""
 
     scheme: str = "float32"
     device: str = "cpu"
     options: Mapping[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    recipe: Recipe | None = None
 
 
 class Runner(Protocol):
@@ -38,7 +43,9 @@ class Runner(Protocol):
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]], /) -> dict[str, np.ndarray[Any, Any]]: ...
 
-    def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str], /) -> dict[str, np.ndarray[Any, Any]]:
+    def tensors(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str], /
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """The tensors among `names` (IR value names) that the runtime can show, in the IR's layout."""
         ...
 
@@ -78,5 +85,7 @@ def target(name: str) -> Target:
             f"target '{name}' of package '{owner}' ({entry.value}) does not load: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, Target):
-        raise VendorToolError(f"target '{name}': {entry.value} is a {type(found).__name__}, expected a Target")
+        raise VendorToolError(
+            f"target '{name}': {entry.value} is a {type(found).__name__}, expected a Target"
+        )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tapeout.compiler.calibration.step import Calibrate
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.target import Request
 from tapeout.passes.canonicalize import CANONICALIZE
@@ -31,6 +32,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
     plain = PLAIN if request.scheme in FLOAT else (with_integers(request.device), *PLAIN[1:])
     storage: tuple[Pass, ...] = (HalfStorage(),) if request.scheme == "float16" else ()
+    measured = (Calibrate(request.calibration),) if request.calibration is not None else ()
     return (
         *CANONICALIZE,
         *FUSION,
@@ -40,6 +42,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
         *CANONICALIZE,
         *plain,
         *LEGALIZE,
+        *measured,
         ChannelsLast(),
         FusibleActivations,
         *CANONICALIZE,
