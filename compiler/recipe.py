@@ -12,7 +12,7 @@ matches decides, for each thing that it states.
 
     [[rule]]
     tensor = "attention_mask*"       # source tensor names
-    range = [-1.0, 1.0]              # or a method: minmax, percentile, entropy, mse
+    range = [-1.0, 1.0]              # or a method: minmax, percentile, entropy, mse, moving
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir.origin import origin
 from tapeout.compiler.schemes import FLOAT32, STATIC
 
-METHODS = ("minmax", "percentile", "entropy", "mse")
+METHODS = ("minmax", "percentile", "entropy", "mse", "moving")
 TOP = ("scheme", "range", "requantize", "rule")
 CONDITIONS = ("node", "op", "tensor")
 NODE_ACTIONS = ("scheme", "range")

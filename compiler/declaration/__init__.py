@@ -224,9 +224,7 @@ class Declaration:
         assert best is not None
         return Refusal(node, op, self.label, best[1], best[2])
 
-    def quantized(
-        self, node: ir.Node, scheme: Scheme, functions: Functions | None = None
-    ) -> Row | Refusal:
+    def quantized(self, node: ir.Node, scheme: Scheme, functions: Functions | None = None) -> Row | Refusal:
         """The first row that would hold for `node`, a node on floats, were its tensors stored as `scheme`
         says; else the refusal by the nearest of the rows for such types.
 

@@ -117,9 +117,7 @@ def _must_be(names: tuple[str, ...]) -> str:
     return "must be " + ("one of " if len(names) > 1 else "") + ", ".join(names)
 
 
-def _port(
-    port: str, rule: PortRule, call: Call, row: Row, plan: Plan | None
-) -> Iterator[Violation]:
+def _port(port: str, rule: PortRule, call: Call, row: Row, plan: Plan | None) -> Iterator[Violation]:
     fix = rule.fix or row.fix
     for name in _named(port, row.ports, call):
         values = call.values(name)

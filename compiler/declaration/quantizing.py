@@ -18,7 +18,7 @@ class Slot(NamedTuple):
     what the row demands, and the type that the scheme stores it in."""
 
     port: str
-    index: int
+    position: int
     output: bool
     value: ir.Value
     rule: PortRule

@@ -1,0 +1,6 @@
+"""Quantization: QuantizeLinear and DequantizeLinear where the target's rows want them, with the scales that
+they want, and the algorithms that make the result better."""
+
+from tapeout.passes.quantization.quantize import Quantize
+
+__all__ = ["Quantize"]

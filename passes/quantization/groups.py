@@ -1,0 +1,198 @@
+"""Scales for all tensors: those that must share one do, and where they cannot agree a requantize stands between.
+
+Each place where a tensor is quantized (its maker's output, each reader's input) is a member. Members that a
+row wants equal (`same_scale`) are one group from the start. Then each tensor's readers join its maker, from the
+largest tensor down, unless that would make some tensor more than `requantize` times coarser than it has to be,
+or would bring two fixed scales together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler.declaration import Slot
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.schemes import levels
+from tapeout.passes.quantization.placement import Cluster
+from tapeout.passes.quantization.ranges import Interval, Ranges
+
+
+class Parameters(NamedTuple):
+    """How a tensor is stored: its type, float32 scale and zero point."""
+
+    dtype: ir.DataType
+    scale: float
+    zero: int
+
+
+class Member(NamedTuple):
+    """A place where a tensor is quantized: its maker's side where `reader` is None, else that reader's input."""
+
+    value: ir.Value
+    reader: ir.Node | None
+    position: int = 0
+
+
+@dataclass
+class Group:
+    """Members that share scale and zero point. `own` are the ranges that tensors have by themselves."""
+
+    dtype: ir.DataType
+    symmetric: bool
+    members: list[Member] = field(default_factory=list)
+    fixed: Parameters | None = None
+    own: dict[ir.Value, Interval] = field(default_factory=dict)
+    order: int = 0
+
+    def interval(self) -> Interval:
+        if not self.own:
+            return 0.0, 0.0
+        return min(0.0, *(r[0] for r in self.own.values())), max(0.0, *(r[1] for r in self.own.values()))
+
+    def parameters(self) -> Parameters:
+        return self.fixed or parameters(self.interval(), self.dtype, self.symmetric)
+
+
+def parameters(interval: Interval, dtype: ir.DataType, symmetric: bool) -> Parameters:
+    """The scale and zero point that cover `interval` and 0 with the levels of `dtype`.
+
+    0 is exact. Asymmetric: scale = (high - low) / levels. Symmetric: the largest magnitude is the highest code.
+    """
+    lowest, highest = levels(dtype)
+    low, high = min(interval[0], 0.0), max(interval[1], 0.0)
+    if symmetric:
+        size = max(-low, high)
+        return Parameters(dtype, _scale(size / highest), 0)
+    scale = _scale((high - low) / (highest - lowest))
+    zero = round(lowest - low / scale) if low < 0 else lowest
+    return Parameters(dtype, scale, min(max(zero, lowest), highest))
+
+
+def _scale(number: float) -> float:
+    """A float32 that is no denormal; a tensor that is always 0 has scale 1."""
+    if number <= 0 or not math.isfinite(number):
+        return 1.0
+    return float(max(np.float32(number), np.float32(2.0**-100)))
+
+
+class Groups:
+    """The groups of a graph's clusters."""
+
+    def __init__(self, clusters: Iterable[Cluster], ranges: Ranges, requantize: float) -> None:
+        self._of: dict[Member, Group] = {}
+        self._ranges, self._coarser = ranges, requantize
+        self._symmetric: dict[Group, bool] = {}
+        clusters = list(clusters)
+        for cluster in clusters:
+            self._add(cluster)
+        self._join(clusters)
+
+    def output(self, value: ir.Value) -> Parameters | None:
+        """How the maker of `value` stores it; None where it makes floats."""
+        group = self._of.get(Member(value, None))
+        return None if group is None else group.parameters()
+
+    def input(self, value: ir.Value, reader: ir.Node, index: int) -> Parameters:
+        """How `reader` wants its input at a position stored."""
+        return self._of[Member(value, reader, index)].parameters()
+
+    # --- making them ---
+
+    def _add(self, cluster: Cluster) -> None:
+        together: list[Group] = []
+        for slot in cluster.slots:
+            if slot.rule.role in ("weight", "bias"):
+                continue
+            value = cluster.end(slot) if slot.output else slot.value
+            member = Member(value, None) if slot.output else Member(value, cluster.node, slot.position)
+            group = Group(slot.dtype, self._is_symmetric(cluster, slot), [member], order=len(self._of))
+            if isinstance(slot.rule.scale, float):
+                zero = 0 if slot.rule.zp is None else slot.rule.zp
+                group.fixed = Parameters(slot.dtype, float(np.float32(slot.rule.scale)), zero)
+            else:
+                found = self._ranges.of(value, slot.dtype.bitwidth, cluster.scheme.symmetric)
+                assert not isinstance(found, str)
+                group.own[value] = found
+            self._of[member] = group
+            if slot.port in cluster.row.same_scale:
+                together.append(group)
+        for other in together[1:]:
+            if self._of[together[0].members[0]] is not (mine := self._of[other.members[0]]):
+                self._merge(self._of[together[0].members[0]], mine)
+
+    @staticmethod
+    def _is_symmetric(cluster: Cluster, slot: Slot) -> bool:
+        return cluster.scheme.symmetric or bool(slot.rule.symmetric)
+
+    def _join(self, clusters: list[Cluster]) -> None:
+        readers = [m for m in self._of if m.reader is not None]
+        readers.sort(key=lambda m: -_size(m.value))  # stable: equal sizes in the order of the graph
+        for member in readers:
+            mine = self._of[member]
+            made = self._of.get(Member(member.value, None))
+            if made is None:  # floats are made: readers that want the same type may share one QuantizeLinear
+                made = next(
+                    (
+                        self._of[m]
+                        for m in readers
+                        if m.value is member.value and self._of[m].dtype == mine.dtype
+                    ),
+                    mine,
+                )
+            if made is not mine and self._may_join(made, mine, Member(member.value, None) in self._of):
+                self._merge(made, mine)
+
+    def _may_join(self, a: Group, b: Group, made: bool) -> bool:
+        """Whether the readers in `b` may take the scale of `a`; `made` where `a` has integers already."""
+        if a.dtype != b.dtype:
+            return False
+        if a.fixed is not None and b.fixed is not None:
+            return a.fixed == b.fixed
+        merged = Group(a.dtype, a.symmetric or b.symmetric, fixed=a.fixed or b.fixed, own={**a.own, **b.own})
+        together = merged.parameters()
+        lowest, highest = levels(together.dtype)
+        low, high = (float(q - together.zero) * together.scale for q in (lowest, highest))
+        step = together.scale / 2
+        for group in (a, b):
+            for interval in group.own.values():
+                if interval[0] < low - step or interval[1] > high + step:
+                    return False  # a fixed scale would cut it off
+        if made and a.fixed is not None and len(b.own) == 1:
+            return True  # finer levels would bring nothing back
+        shared = a.own.keys() & b.own.keys()
+        for group, other in ((a, b), (b, a)):
+            if group.fixed is not None or not group.own:
+                continue
+            # A tensor that everybody in the other group reads loses nothing that they would not lose.
+            if group.own.keys() <= shared and self._only_for(group, other):
+                continue
+            if together.scale > self._coarser * group.parameters().scale:
+                return False
+        return True
+
+    def _only_for(self, group: Group, other: Group) -> bool:
+        """Whether the tensors of `group` are read by members of `other` only."""
+        readers = {(m.value, m.reader) for m in other.members if m.reader is not None}
+        makers = [m.value for m in group.members if m.reader is None]
+        if not makers or len(group.members) != len(makers):
+            return False
+        return all(not v.is_graph_output() and all((v, u.node) in readers for u in v.uses()) for v in makers)
+
+    def _merge(self, a: Group, b: Group) -> None:
+        """Let `a` take in `b`."""
+        a.symmetric = a.symmetric or b.symmetric
+        a.fixed = a.fixed or b.fixed
+        a.own.update(b.own)
+        a.members.extend(b.members)
+        for member in b.members:
+            self._of[member] = a
+
+
+def _size(value: ir.Value) -> int:
+    return math.prod(d if isinstance(d, int) else 1 for d in g.dims(value) or ())
