@@ -7,11 +7,21 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapeout.calibrating import (
+    Calibrated,
+    Given,
+    Samples,
+    calibrate,
+    calibration_files,
+    described,
+    same_model,
+    with_calibration,
+)
 from tapeout.compiler import artifact as files
 from tapeout.compiler.errors import (
     BudgetError,
@@ -21,7 +31,18 @@ from tapeout.compiler.pipeline import History
 from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
 from tapeout.questions import Timing, Verified, bench, compare, explain, inspect, verify
-from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, placement, prepare, refuse
+from tapeout.road import (
+    Model,
+    Prepared,
+    Wish,
+    choose,
+    dtype_name,
+    legalize,
+    opened,
+    placement,
+    prepare,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from tapeout.compiler.declaration import Acceptance
@@ -30,7 +51,7 @@ Notify = Callable[[str], None]
 Shapes = Mapping[str, Sequence[int]]
 
 __all__ = [
-    "Export", "Timing", "Verified", "bench", "compare", "explain", "export", "failures", "inspect", "verify",
+    "Calibrated", "Export", "Timing", "Verified", "bench", "calibrate", "compare", "explain", "export", "failures", "inspect", "verify",
 ]  # fmt: skip
 
 MANIFEST = "tapeout.manifest/1"
@@ -64,6 +85,9 @@ def export(
     layout: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
+    calibration: Given | None = None,
+    preprocess: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     gates: Mapping[str, float] | None = None,
     max_size: int | None = None,
@@ -73,33 +97,49 @@ def export(
     dry_run: bool = False,
     depfile: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
     notify: Notify | None = None,
 ) -> Export:
-    """Turn `model` (a path, an onnx.ModelProto or an onnx_ir.Model) into an artifact for `target`, checked on
-    the target's own runtimes against the source.
+    """Turn `model` (a path, an onnx.ModelProto, an onnx_ir.Model, a torch.nn.Module or ExportedProgram) into an
+    artifact for `target`, checked on the target's own runtimes against the source.
+
+    A path leads to an ONNX file, an ExportedProgram (`.pt2`), a Keras file (`.keras`, `.h5`) or the folder of a
+    SavedModel; what is no ONNX is converted first, and the conversion checked against the original framework. A
+    torch module needs `example_inputs` (a tensor, a tuple, or a dict of keywords) and may have `dynamic_shapes`
+    (as for torch.export; text names a size: {"x": {0: "N"}}).
 
     `output` is the artifact's file (default: the model's name in the current folder); beside it lie
     `OUTPUT.manifest.json` and `OUTPUT.report.json`. `quantize` is a scheme that the target offers, `shape`
     binds input sizes, `layout` asks for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs`
-    keeps only those, `data` is checked on in place of random inputs, `gates` bounds metrics (sqnr, cosine,
+    keeps only those, `calibration` is what a static scheme takes its ranges from (a path to arrays, images or
+    statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
+    inputs, `cache` is a folder that keeps what was measured, `data` is checked on in place of random inputs, `gates` bounds metrics (sqnr, cosine,
     argmax: at least; error, relative: at most), `max_size` is in bytes, `jobs` bounds threads. Files appear
     whole or not at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
     ResourceError, OutputError (each with `.exit_code`).
     """
-    with failures():
+    with failures(), ExitStack() as stack:
         clock = _Clock(notify)
         chosen, request = choose(target, device, quantize, options)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
         places = _places(model, output, depfile, chosen)
         with clock("read"):
+            model = opened(
+                stack, model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
+                data=None if layout else data, threads=jobs, proven=verify and not dry_run,
+            )  # fmt: skip
             prepared = prepare(model, wish)
+        samples = None if calibration is None else Samples(calibration, preprocess, cache, jobs)
+        request = with_calibration(request, samples, prepared)
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
-        report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared)}
+        report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared, model)}
         with clock("passes"):
             history, acceptance = legalize(prepared.model, chosen, request)
         refuse(acceptance, chosen)
+        same_model(request, digests.result())
         report["passes"] = [
             {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
         ]
@@ -144,7 +184,10 @@ def export(
             stage.write(places.report, files.json_bytes(report))
             if places.depfile is not None:
                 stage.write(
-                    places.depfile, files.depfile(places.shown, [*prepared.files, *_data_files(data)])
+                    places.depfile,
+                    files.depfile(
+                        places.shown, [*prepared.files, *calibration_files(request), *_data_files(data)]
+                    ),
                 )
             stage.write(places.manifest, files.json_bytes(manifest))
             stage.publish()
@@ -216,7 +259,9 @@ def _manifest(
             "layout": dict(sorted(wish.layout.items())),
             "outputs": list(wish.outputs),
         },
+        **({} if prepared.framework is None else {"framework": prepared.framework}),
         "packages": _packages(),
+        "calibration": described(request),
         "passes": [{"name": s.name, "changes": s.count} for s in history.steps],
         "placement": placement(acceptance),
         "interface": _interface(prepared),
@@ -287,9 +332,14 @@ def _packages() -> dict[str, str]:
     return found
 
 
-def _summary(prepared: Prepared) -> dict[str, Any]:
+def _summary(prepared: Prepared, model: Model) -> dict[str, Any]:
     graph = prepared.model.graph
-    return {
+    came = (
+        {}
+        if prepared.framework is None
+        else {"framework": prepared.framework, "conversion_error": model.error}
+    )
+    return came | {
         "nodes": len(graph),
         "weights": sum(
             v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from tapeout.compiler import data as inputs
 from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelError, TapeoutError, UsageError
+from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
@@ -67,7 +68,7 @@ def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter 
     """What stands for the source: the file itself where ONNX Runtime can run it, else the model as it was
     read."""
     adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
-    original: Source = claim.model
+    original: Source = claim.model.path if isinstance(claim.model, Imported) else claim.model
     try:
         with Reference(original, threads=claim.jobs) as reference:
             reference.run(feed if adapter is None else adapter.inputs(feed))

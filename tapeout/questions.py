@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
 from tapeout.compiler.target import Request, Target, targets
 from tapeout.compiler.target import target as find_target
 from tapeout.failures import failures
-from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, prepare
+from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, opened, prepare
 
 if TYPE_CHECKING:
     from tapeout.compiler.comparison import Comparison
@@ -36,6 +37,8 @@ def explain(
     layout: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
     notify: Notify | None = None,
 ) -> Explanation:
     """What would go where on `target`, and why not; nothing is written. Arguments as for `export`.
@@ -44,9 +47,12 @@ def explain(
     """
     from tapeout.compiler.explanation import explain as told
 
-    with failures():
+    with failures(), ExitStack() as stack:
         chosen, request = choose(target, device, quantize, options)
         _tell(notify, "read")
+        model = opened(
+            stack, model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes, proven=False
+        )
         prepared = prepare(model, Wish(shape or {}, layout or {}, tuple(outputs or ())))
         _tell(notify, "passes")
         _, acceptance = legalize(prepared.model, chosen, request)
@@ -72,6 +78,8 @@ def verify(
     gates: Mapping[str, float] | None = None,
     jobs: int | None = None,
     raising: bool = True,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
     notify: Notify | None = None,
 ) -> Verified:
     """Run `artifact` on its target's own runtimes against the model it was made from.
@@ -82,9 +90,13 @@ def verify(
     """
     from tapeout.proof import Claim, judge, locate, prove
 
-    with failures():
+    with failures(), ExitStack() as stack:
         path, chosen, request, wish = _opened(artifact, target, device)
         _tell(notify, "read")
+        against = opened(
+            stack, against, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
+            data=None if wish.layout else data, threads=jobs,
+        )  # fmt: skip
         prepared = prepare(against, wish)
         claim = Claim(against, wish, prepared, chosen, request, path, data, jobs, samples)
         _tell(notify, "verify")
@@ -107,6 +119,8 @@ def compare(
     data: PathLike | None = None,
     sample: int = 0,
     jobs: int | None = None,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
     notify: Notify | None = None,
 ) -> Comparison:
     """Hold every tensor that the artifact's runtime shows against the source, through fusions, by source
@@ -118,9 +132,13 @@ def compare(
     from tapeout.compiler.comparison import compare as compared
     from tapeout.proof import feeds, inner_spread, running
 
-    with failures():
+    with failures(), ExitStack() as stack:
         path, chosen, request, wish = _opened(artifact, target, device)
         _tell(notify, "read")
+        model = opened(
+            stack, model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
+            data=None if wish.layout else data, threads=jobs,
+        )  # fmt: skip
         source = prepare(model, wish)
         final = prepare(model, wish)
         _tell(notify, "passes")
@@ -147,26 +165,29 @@ def _sample(prepared: Prepared, data: PathLike | None, sample: int, feeds: Any) 
 
 
 def inspect(file: PathLike) -> dict[str, Any]:
-    """What is in an ONNX file or an artifact: operators with versions, inputs and outputs, sizes.
+    """What is in a model file or an artifact: operators with versions, inputs and outputs, sizes.
 
     Raises UsageError where the file is missing, InvalidModelError where it is damaged.
     """
     with failures():
-        path = _existing(file, "file")
+        path = Path(file)
+        if not (path / "saved_model.pb").exists():
+            path = _existing(file, "file")
         for name in targets():
             one = find_target(name)
             if one.inspect is not None and path.suffix == one.suffix:
                 return {"kind": name, **one.inspect(path)}
-        return _inspect_onnx(path)
+        with ExitStack() as stack:
+            return _inspect_model(opened(stack, path, proven=False))
 
 
-def _inspect_onnx(path: Path) -> dict[str, Any]:
+def _inspect_model(source: Model) -> dict[str, Any]:
     from collections import Counter
 
     from tapeout.compiler.artifact import digest
     from tapeout.compiler.ir import graph as g
 
-    prepared = prepare(path, Wish())
+    prepared = prepare(source, Wish())
     model = prepared.model
 
     def tensor(value: Any) -> dict[str, Any]:
@@ -188,9 +209,9 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
         if v.const_value is not None
     ]
     return {
-        "kind": "onnx",
+        "kind": prepared.framework or "onnx",
         "bytes": sum(digest(f)[1] for f in prepared.files),
-        "sha256": digest(path)[0],
+        "sha256": digest(prepared.files[0])[0],
         "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip() or "unknown",
         "nodes": len(nodes),
         "weights": sum(w.nbytes for w in weights),
@@ -235,9 +256,11 @@ def bench(
     """
     from tapeout.proof import interface_model, running
 
-    with failures():
+    with failures(), ExitStack() as stack:
         threads = jobs or 1
         path, chosen, request, wish = _opened(artifact, target, device)
+        if against is not None:
+            against = opened(stack, against, proven=False)
         model = (
             prepare(against, wish).model if against is not None else interface_model(_manifest(path), path)
         )

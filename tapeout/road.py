@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
 from tapeout.compiler.errors import UsageError
+from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.pipeline import History, run
 from tapeout.compiler.target import Request, Target
 from tapeout.compiler.target import target as find_target
@@ -20,7 +22,8 @@ from tapeout.compiler.target import target as find_target
 if TYPE_CHECKING:
     from tapeout.compiler.declaration import Acceptance
 
-Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
+# A path, a model in memory, or (from `importing`) a torch module or another framework's file made ONNX.
+Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | Imported | Any"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Prepared:
     model: ir.Model
     perms: dict[str, tuple[int, ...]]
     files: list[Path]
+    framework: str | None = None  # that it came from, with its version; None for ONNX
 
 
 def choose(
@@ -62,14 +66,17 @@ def choose(
 
 def prepare(model: Model, wish: Wish) -> Prepared:
     """Read `model` into the IR, as `wish` says; a given object is not changed."""
-    if isinstance(model, str | os.PathLike):
+    framework = None
+    if isinstance(model, Imported):
+        loaded, files, framework = model.load(), list(model.files), model.framework
+    elif isinstance(model, str | os.PathLike):
         from tapeout.compiler.ir.load import load
 
         path = Path(model)
         if not path.exists():
             raise UsageError(f"the model '{path}' does not exist")
         if path.is_dir():
-            raise UsageError(f"the model '{path}' is a folder, expected an ONNX file")
+            raise UsageError(f"the model '{path}' is a folder, expected an ONNX file or a SavedModel")
         loaded = load(path)
         files = [Path(f) for f in loaded.meta.get("tapeout.files", [path])]
     else:
@@ -77,7 +84,8 @@ def prepare(model: Model, wish: Wish) -> Prepared:
 
         if not isinstance(model, onnx.ModelProto | ir.Model):
             raise UsageError(
-                f"the model is a {type(model).__name__}; expected a path, onnx.ModelProto or onnx_ir.Model"
+                f"the model is a {type(model).__name__}; expected a path, onnx.ModelProto, onnx_ir.Model, "
+                "torch.nn.Module or ExportedProgram"
             )
         loaded = from_proto(model if isinstance(model, onnx.ModelProto) else ir.to_proto(model))
         files = []
@@ -94,7 +102,42 @@ def prepare(model: Model, wish: Wish) -> Prepared:
         from tapeout.compiler.ir.relayout import set_layout
 
         perms = set_layout(loaded, wish.layout)
-    return Prepared(loaded, perms, files)
+    return Prepared(loaded, perms, files, framework)
+
+
+def opened(
+    stack: ExitStack,
+    model: Model,
+    *,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+    data: Any = None,
+    threads: int | None = None,
+    proven: bool = True,
+) -> Model:
+    """`model` as `prepare` takes it: what is no ONNX has been through its front end, until `stack` closes.
+
+    `proven`: the converted model is run against the original, on `data` where given.
+    """
+    known = isinstance(model, onnx.ModelProto | ir.Model | Imported)
+    if known or (isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")):
+        if example_inputs is not None or dynamic_shapes is not None:
+            raise UsageError(
+                "example_inputs and dynamic_shapes belong to a torch.nn.Module or ExportedProgram"
+            )
+        return model
+    from tapeout.compiler.frontends.importing import importing
+
+    return stack.enter_context(
+        importing(
+            model,
+            example_inputs=example_inputs,
+            dynamic_shapes=dynamic_shapes,
+            data=data,
+            threads=threads,
+            proven=proven,
+        )
+    )
 
 
 def legalize(model: ir.Model, target: Target, request: Request) -> tuple[History, Acceptance]:
