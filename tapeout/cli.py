@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from tapeout.commands import bench, compare, conformance, explain, export, inspect, targets, verify
+from tapeout.commands import bench, calibrate, compare, conformance, explain, export, inspect, targets, verify
 
 SCHEMA = "tapeout/1"
 USAGE, INTERNAL, INTERRUPTED, TERMINATED = 2, 70, 130, 143
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (export, explain, verify, compare, inspect, bench, targets, conformance):
+for command in (export, explain, verify, compare, inspect, bench, calibrate, targets, conformance):
     command.register(app)
 
 

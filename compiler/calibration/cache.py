@@ -6,7 +6,6 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from typing import cast
 
 import onnx_ir as ir
 
@@ -56,4 +55,4 @@ def _text(attribute: ir.Attr) -> str:
         return hashlib.sha256(attribute.value.tobytes()).hexdigest()
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         return ""  # its nodes are visited by themselves
-    return cast(str, repr(attribute.value))
+    return repr(attribute.value)

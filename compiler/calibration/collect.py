@@ -46,9 +46,12 @@ def collect(model: ir.Model, feeds: Callable[[], Iterable[Feed]], jobs: int | No
     for number, group in enumerate(groups(what, made)):
         axes = {n: what.axes[n] for n in (*(given if not number else ()), *group)}
 
-        def one(feed: Feed, values: dict[str, Array], axes: dict[str, tuple[int, ...]] = axes) -> dict[str, Any]:
+        def one(
+            feed: Feed, values: dict[str, Array], axes: dict[str, tuple[int, ...]] = axes
+        ) -> dict[str, Any]:
             return {
-                n: (measure(a := np.asarray(feed[n] if n in feed else values[n]), axes[n]), a.ndim) for n in axes
+                n: (measure(a := np.asarray(feed[n] if n in feed else values[n]), axes[n]), a.ndim)
+                for n in axes
             }
 
         samples = 0
@@ -58,7 +61,9 @@ def collect(model: ir.Model, feeds: Callable[[], Iterable[Feed]], jobs: int | No
                     raise _nan(what.values[name], samples)
                 totals[name].add(part, rank)
             samples += 1
-    statistics = Statistics({n: t.stats() for n, t in totals.items()}, stand_in=what.stand_in, samples=samples)
+    statistics = Statistics(
+        {n: t.stats() for n, t in totals.items()}, stand_in=what.stand_in, samples=samples
+    )
     statistics.about = {"level": LEVEL}
     return statistics
 
@@ -164,5 +169,3 @@ def _nan(value: ir.Value, sample: int) -> UsageError:
         hint="leave the sample out, or look for what makes it (0/0, the root of a negative number)",
         nodes=origin(node) if node is not None else (),
     )
-
-

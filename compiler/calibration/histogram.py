@@ -87,4 +87,4 @@ def _halved(counts: Counts) -> Counts:
 
 def _pairs(side: Counts) -> Counts:
     """Sums of bins 2i and 2i + 1 for i = 0 .. BINS / 2; `side` has BINS + 1 bins."""
-    return np.append(side, 0).reshape(-1, 2).sum(axis=1)
+    return np.asarray(np.append(side, 0).reshape(-1, 2).sum(axis=1), np.int64)

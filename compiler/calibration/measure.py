@@ -139,7 +139,9 @@ class Total:
             return
         for axis in list(self.channels):
             new, old = part.channels.get(axis), self.channels[axis]
-            if new is None or new.min.shape != old.min.shape:  # an axis whose size differs, infinity somewhere
+            if (
+                new is None or new.min.shape != old.min.shape
+            ):  # an axis whose size differs, infinity somewhere
                 del self.channels[axis]
                 continue
             self.channels[axis] = Sums(

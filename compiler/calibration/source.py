@@ -141,20 +141,22 @@ class Calibration:
             for name, array in sorted(feed.items()):
                 _finite(array, name, index, self.name)
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).tobytes())
                 if name in varies or not array.size:
                     continue
                 value = constant.setdefault(name, array.reshape(-1)[0])
-                if (array != value).any():
-                    varies.add(name)
-                elif first is not None and array.shape != first[name].shape:
+                resized = first is not None and array.shape != first[name].shape
+                if resized or (array != value).any():
                     varies.add(name)
             first = feed if first is None else first
             count += _rows(feed, self.model)
         if first is None:
             raise UsageError(f"the calibration data '{self.name}' holds no sample")
         if self.model.graph.inputs and not varies:
-            told = ", ".join(f"'{n}' is {constant[n]} everywhere" for n in sorted(constant)) or "nothing is in it"
+            told = (
+                ", ".join(f"'{n}' is {constant[n]} everywhere" for n in sorted(constant))
+                or "nothing is in it"
+            )
             raise UsageError(
                 f"the calibration data '{self.name}' is constant: {told}",
                 hint="ranges come from real inputs; --calibration random draws some by name",
@@ -165,7 +167,9 @@ class Calibration:
                 "are needed",
                 hint="32 to 512 typical inputs are usual",
             )
-        floats = {v.name for v in self.model.graph.inputs if v.dtype is not None and v.dtype.is_floating_point()}
+        floats = {
+            v.name for v in self.model.graph.inputs if v.dtype is not None and v.dtype.is_floating_point()
+        }
         self.notes = tuple(
             f"the input '{n}' is {constant[n]} in every calibration sample"
             for n in sorted(constant)
@@ -300,14 +304,15 @@ def _single(feed: Feed, model: ir.Model) -> Iterator[Feed]:
     """The samples of a feed, one each, where one free dimension leads all inputs and nothing else: how samples
     are grouped then makes no difference."""
     leading = {s[0] for v in model.graph.inputs if (s := g.dims(v))}
-    sizes = {len(feed[v.name or ""]) for v in model.graph.inputs if g.dims(v)}
+    batched = {v.name or "" for v in model.graph.inputs if g.dims(v)}
+    sizes = {len(feed[name]) for name in batched}
     name = next(iter(leading), None)
     elsewhere = any(name in s[1:] for v in model.graph.inputs if (s := g.dims(v)))
     if len(leading) != 1 or isinstance(name, int) or elsewhere or len(sizes) != 1 or sizes <= {0, 1}:
         yield feed
         return
     for i in range(next(iter(sizes))):
-        yield {v.name or "": feed[v.name or ""][i : i + 1] if g.dims(v) else feed[v.name or ""] for v in model.graph.inputs}
+        yield {name: array[i : i + 1] if name in batched else array for name, array in feed.items()}
 
 
 def _rows(feed: Feed, model: ir.Model) -> int:

@@ -101,7 +101,9 @@ class TensorStats:
         if method == "moving":
             return ranges.with_zero(self.moving_min, self.moving_max, symmetric)
         if method == "percentile":
-            return ranges.with_zero(*ranges.percentile(self.histogram, self.min, self.max, percent), symmetric)
+            return ranges.with_zero(
+                *ranges.percentile(self.histogram, self.min, self.max, percent), symmetric
+            )
         search = ranges.mse if method == "mse" else ranges.entropy
         return search(self.histogram, self.min, self.max, bits, symmetric)
 
@@ -191,5 +193,3 @@ class Statistics:
             return None
         axis = axis + found.rank if axis < 0 else axis
         return found.channel(axis if perm is None else perm[axis])
-
-

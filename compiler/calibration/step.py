@@ -19,4 +19,4 @@ class Calibrate:
 
     def __call__(self, model: ir.Model) -> Changes:
         self.calibration.collect(model)
-        return Changes()
+        return Changes(0)

@@ -88,7 +88,9 @@ def read(path: str | os.PathLike[str]) -> Statistics:
     """The statistics of a file. Raises UsageError where it is none, OutputError where it cannot be read."""
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"the statistics file '{path}' does not exist", hint="make it with 'tapeout calibrate'")
+        raise UsageError(
+            f"the statistics file '{path}' does not exist", hint="make it with 'tapeout calibrate'"
+        )
     with file_errors("read", path):
         if not path.is_file():
             raise UsageError(f"the statistics '{path}' are no file")

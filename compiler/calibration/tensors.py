@@ -56,15 +56,17 @@ def _floats(graph: ir.Graph) -> Iterator[ir.Value]:
         if node.op_type == "DequantizeLinear":
             continue
         for value in node.outputs:
-            if value.name and value.dtype in FLOATS and (value.uses() or value.is_graph_output()):
-                if not _scaled(value):
-                    yield value
+            read = value.uses() or value.is_graph_output()
+            if value.name and value.dtype in FLOATS and read and not _scaled(value):
+                yield value
 
 
 def _scaled(value: ir.Value) -> bool:
     """Whether only QuantizeLinear reads it: the model brought its scale."""
     uses = value.uses()
-    return bool(uses) and all(u.node.op_type == "QuantizeLinear" for u in uses) and not value.is_graph_output()
+    return (
+        bool(uses) and all(u.node.op_type == "QuantizeLinear" for u in uses) and not value.is_graph_output()
+    )
 
 
 def _cut(value: ir.Value) -> str | None:
@@ -80,7 +82,8 @@ def _cut(value: ir.Value) -> str | None:
         if any(b is None for b in bounds):
             return None
         low, high = (
-            g.scalar(node.inputs[i]) if len(node.inputs) > i and node.inputs[i] is not None else None for i in (1, 2)
+            g.scalar(node.inputs[i]) if len(node.inputs) > i and node.inputs[i] is not None else None
+            for i in (1, 2)
         )
         if (low is not None and low > 0) or (high is not None and high < 0):
             return None

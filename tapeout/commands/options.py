@@ -56,6 +56,26 @@ DataPath = Annotated[
         show_default=False,
     ),
 ]
+CALIBRATION_HELP = (
+    "Typical inputs: .npz, a folder of arrays or images, stats.json, FILE.py:FUNCTION, or 'random'."
+)
+CalibrationData = Annotated[
+    str | None,
+    typer.Option("--calibration", metavar="DATA", help=CALIBRATION_HELP, show_default=False),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="STEPS",
+        help="For images: 'rgb resize=224,224 mean=127.5 scale=0.00784 layout=NHWC'.",
+        show_default=False,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Keep what was measured, by content.", show_default=False),
+]
 TargetOf = Annotated[
     str | None,
     typer.Option(
@@ -175,6 +195,7 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None] | None]:
     words = {
         "read": "reading",
         "passes": "rewriting",
+        "measure": "measuring",
         "emit": "writing",
         "verify": "verifying",
         "write": "publishing",
