@@ -283,7 +283,7 @@ def _codes(tensor: ir.TensorProtocol, scale: Array, zero: int, dtype: ir.DataTyp
         lowest = -highest
     if axis is not None:
         scale = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    codes = np.divide(array, scale.astype(np.float32))
+    codes = np.asarray(np.divide(array, scale.astype(np.float32)))
     np.rint(codes, out=codes)
     if zero:
         codes += zero
