@@ -51,7 +51,8 @@ Notify = Callable[[str], None]
 Shapes = Mapping[str, Sequence[int]]
 
 __all__ = [
-    "Calibrated", "Export", "Timing", "Verified", "bench", "calibrate", "compare", "explain", "export", "failures", "inspect", "verify",
+    "Calibrated", "Export", "Timing", "Verified", "bench", "calibrate", "compare", "explain", "export", "failures",
+    "inspect", "verify",
 ]  # fmt: skip
 
 MANIFEST = "tapeout.manifest/1"
@@ -114,9 +115,9 @@ def export(
     binds input sizes, `layout` asks for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs`
     keeps only those, `calibration` is what a static scheme takes its ranges from (a path to arrays, images or
     statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
-    inputs, `cache` is a folder that keeps what was measured, `data` is checked on in place of random inputs, `gates` bounds metrics (sqnr, cosine,
-    argmax: at least; error, relative: at most), `max_size` is in bytes, `jobs` bounds threads. Files appear
-    whole or not at all.
+    inputs, `cache` is a folder that keeps what was measured, `data` is checked on in place of random inputs,
+    `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at most), `max_size` is in bytes,
+    `jobs` bounds threads. Files appear whole or not at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
     ResourceError, OutputError (each with `.exit_code`).
@@ -137,24 +138,13 @@ def export(
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
         report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared, model)}
         with clock("passes"):
-            history, acceptance = legalize(prepared.model, chosen, request)
-        refuse(acceptance, chosen)
+            manifest = _legalized(prepared, chosen, request, wish, report)
         same_model(request, digests.result())
-        report["passes"] = [
-            {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
-        ]
-        manifest = _manifest(chosen, request, wish, prepared, history, acceptance)
 
         with files.Stage() as stage:
             if not dry_run:
-                with clock("emit"), stage.open(places.artifact) as sink:
-                    chosen.emit(prepared.model, sink, request)  # type: ignore[arg-type]
-                manifest["artifact"] = {
-                    "name": places.artifact.name,
-                    "sha256": sink.digest,
-                    "bytes": sink.size,
-                }
-                _within(sink.size, max_size, request)
+                with clock("emit"):
+                    manifest["artifact"] = _emitted(prepared, chosen, request, stage, places, max_size)
             manifest["inputs"] = [
                 {"name": p.name, "sha256": d, "bytes": n}
                 for p, (d, n) in zip(prepared.files, digests.result(), strict=True)
@@ -169,11 +159,32 @@ def export(
                 claim = Claim(model, wish, prepared, chosen, request, stage.path(places.artifact), data, jobs)
                 with clock("verify"):
                     proof = prove(claim)
+                choice = None
+                if proof is not None and not proof.holds:
+                    from tapeout.widening import hopeless, keeping, widening
+
+                    with clock("widen"):
+                        choice = widening(claim, proof)
+                    report["narrowing"] = choice.as_json() if choice else None
+                    if choice is not None and choice.helps:
+                        request = keeping(request, choice)
+                        with clock("again"):
+                            prepared = prepare(model, wish)
+                            manifest |= _legalized(prepared, chosen, request, wish, report)
+                            stage.drop(places.artifact)
+                            manifest["artifact"] = _emitted(
+                                prepared, chosen, request, stage, places, max_size
+                            )
+                            place = stage.path(places.artifact)
+                            claim = Claim(model, wish, prepared, chosen, request, place, data, jobs)
+                            proof = prove(claim)
                 report["verification"] = proof.as_json() if proof else None
                 report["proof"] = {"proven": proof.proven if proof else [], "unproven": proof is None}
                 error = judge(proof, gates or {}, require_proof, claim)
                 if error is not None:
-                    if proof is not None and not proof.holds:
+                    if choice is not None and not choice.helps:
+                        error = hopeless(error, choice, request)
+                    elif proof is not None and not proof.holds:
                         with clock("locate"):
                             error = locate(error, claim, proof)
                     if keep_rejected:
@@ -192,6 +203,33 @@ def export(
             stage.write(places.manifest, files.json_bytes(manifest))
             stage.publish()
         return Export(places.shown, manifest, report, places.all())
+
+
+def _legalized(
+    prepared: Prepared, target: Target, request: Request, wish: Wish, report: dict[str, Any]
+) -> dict[str, Any]:
+    """Run the passes on the model, in place; the manifest. Raises UnsupportedError."""
+    history, acceptance = legalize(prepared.model, target, request)
+    refuse(acceptance, target)
+    report["passes"] = [
+        {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
+    ]
+    return _manifest(target, request, wish, prepared, history, acceptance)
+
+
+def _emitted(
+    prepared: Prepared,
+    target: Target,
+    request: Request,
+    stage: files.Stage,
+    places: _Places,
+    most: int | None,
+) -> dict[str, Any]:
+    """Stage the artifact; what the manifest says of it. Raises BudgetError where it is larger than `most`."""
+    with stage.open(places.artifact) as sink:
+        target.emit(prepared.model, sink, request)  # type: ignore[arg-type]
+    _within(sink.size, most, request)
+    return {"name": places.artifact.name, "sha256": sink.digest, "bytes": sink.size}
 
 
 @dataclass(frozen=True)
