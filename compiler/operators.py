@@ -197,6 +197,10 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
+# DequantizeLinear takes integers of 32 bits at most; the function, those of 64: a bias beside int16 activations.
+DEQUANTIZE = frozenset({"DequantizeLinear", "tapeout::DequantizeLong"})
+
+
 class Storage(NamedTuple):
     """How the tensor of a port is stored: its dtype behind DequantizeLinear/QuantizeLinear, and its
     quantization.
@@ -253,8 +257,8 @@ def storage(value: ir.Value, *, output: bool = False, fuses: Sequence[Activation
         if quantize is None or quantize.domain != "" or quantize.op_type != "QuantizeLinear":
             return Storage(value, value.dtype)
         return _quantized(quantize, quantize.outputs[0])
-    dequantize = g.producer(value, "DequantizeLinear")
-    if dequantize is None or dequantize.inputs[0] is None:
+    dequantize = value.producer()
+    if dequantize is None or operator_name(dequantize) not in DEQUANTIZE or dequantize.inputs[0] is None:
         return Storage(value, value.dtype)
     return _quantized(dequantize, dequantize.inputs[0])
 
@@ -263,5 +267,6 @@ def _quantized(node: ir.Node, stored: ir.Value) -> Storage:
     scale = node.inputs[1]
     zero_point = node.inputs[2] if len(node.inputs) > 2 else None
     per_axis = g.rank(scale) not in (0, None) and g.static_dims(scale) != (1,)
-    axis = int(g.attribute(node, "axis", 1)) if per_axis else None
+    default = 1 if node.domain == "" else 0
+    axis = int(g.attribute(node, "axis", default)) if per_axis else None
     return Storage(stored, stored.dtype, True, scale, zero_point, axis)

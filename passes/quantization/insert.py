@@ -272,7 +272,8 @@ def _largest(array: Array, axis: int | None) -> Array:
     axes = tuple(i for i in range(array.ndim) if i != axis)
     if not array.size:
         return np.zeros(() if axis is None else array.shape[axis], np.float32)
-    return np.maximum(array.max(axis=axes), -array.min(axis=axes))
+    made: Array = np.maximum(array.max(axis=axes), -array.min(axis=axes))
+    return made
 
 
 def _codes(tensor: ir.TensorProtocol, scale: Array, zero: int, dtype: ir.DataType, axis: int | None) -> Array:

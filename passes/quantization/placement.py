@@ -87,8 +87,7 @@ class Placer:
     recipe: Recipe
     ranges: Ranges
     everything: bool = False
-    integer_inputs: frozenset[str] = frozenset()
-    integer_outputs: frozenset[str] = frozenset()
+    integers: frozenset[str] = frozenset()  # graph inputs and outputs that are integers outside too
 
     def place(self) -> Placement:
         found = Placement()
@@ -187,12 +186,12 @@ class Placer:
                 continue
             made = value.producer()
             if value in inputs:
-                maker = SOURCE if value.name in self.integer_inputs else SINK
+                maker = SOURCE if value.name in self.integers else SINK
             else:
-                maker = keys.get(ends.get(made, made), SINK) if made is not None else SINK  # type: ignore[arg-type]
+                maker = keys.get(ends.get(made, made), SINK) if made is not None else SINK
             readers = {keys.get(u.node, SINK) for u in value.uses() if u.node.op_type not in QUESTIONS}
             if value.is_graph_output():
-                readers.add(SOURCE if value.name in self.integer_outputs else SINK)
+                readers.add(SOURCE if value.name in self.integers else SINK)
             cost = CONVERSION * _elements(value)
             if maker != SINK:  # integers made, floats read
                 aside = network.node()

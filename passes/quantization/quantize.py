@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.declaration import Declaration, source_name
@@ -16,6 +18,7 @@ from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.compiler.schemes import Scheme
 from tapeout.passes.quantization.groups import Groups
 from tapeout.passes.quantization.insert import Inserter
+from tapeout.passes.quantization.interface import convert
 from tapeout.passes.quantization.placement import Placement, Placer, reasons
 from tapeout.passes.quantization.ranges import Measured, Ranges, source_names
 
@@ -45,11 +48,15 @@ class Quantize:
         values = (v for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None)
         self.recipe.check(model.graph, {name for v in values for name in source_names(v)})
         ranges = Ranges(measured, self.recipe)
+        widened = widen(model)
         placement = self._place(model, ranges)
         clusters = [placement.clusters[n] for n in model.graph if n in placement.clusters]
         groups = Groups(clusters, ranges, self.recipe.requantize)
         inserter = Inserter(model, groups)
         inserter.run(clusters)
+        for value, cast in widened.items():
+            value.replace_all_uses_with(cast.outputs[0])
+        convert(model, self.dtypes, ranges)
         g.remove_dead(model.graph)
         model.meta[META] = {
             "left": {n.name or "": reason for n, reason in placement.left.items()},
@@ -61,7 +68,13 @@ class Quantize:
     def _place(self, model: ir.Model, ranges: Ranges) -> Placement:
         io = {n for n, t in self.dtypes.items() if not t.startswith("float")}
         placer = Placer(
-            model, self.declaration, self.scheme, self.recipe, ranges, self.everything, frozenset(io)
+            model,
+            self.declaration,
+            self.scheme,
+            self.recipe,
+            ranges,
+            self.everything,
+            frozenset(io),
         )
         placement = placer.place()
         if not placement.clusters:
@@ -72,3 +85,36 @@ class Quantize:
                 nodes=[source_name(n) for n in placement.left][:10],
             )
         return placement
+
+
+def widen(model: ir.Model) -> dict[ir.Value, ir.Node]:
+    """Let readers of a Cast of a float16 constant read a float32 one, computed when it is read, so that it can
+    be quantized; the result tells what to put back for those that are not."""
+    found: dict[ir.Value, ir.Node] = {}
+    for node in model.graph:
+        held = node.inputs[0] if node.op_type == "Cast" and node.domain == "" else None
+        made = node.outputs[0]
+        if held is None or not g.is_constant(held) or made.dtype != ir.DataType.FLOAT:
+            continue
+        shape = g.static_dims(held)
+        if held.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) or shape is None:
+            continue
+        if made.is_graph_output():
+            continue
+        tensor = held.const_value
+        assert tensor is not None
+        wide = g.add_lazy_constant(
+            model.graph,
+            shape,
+            ir.DataType.FLOAT,
+            functools.partial(_in_single, tensor),
+            made.name or "weight",
+        )
+        made.replace_all_uses_with(wide)
+        found[wide] = node
+    return found
+
+
+def _in_single(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
+    made: np.ndarray[Any, Any] = tensor.numpy().astype(np.float32)
+    return made
