@@ -56,3 +56,11 @@ def _text(attribute: ir.Attr) -> str:
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         return ""  # its nodes are visited by themselves
     return repr(attribute.value)
+
+
+def image_place(folder: Path, content: bytes, preprocess: str) -> Path:
+    """Where a picture of this content after this preprocessing lies."""
+    from PIL import __version__
+
+    digest = hashlib.sha256(f"image {VERSION} {__version__} {preprocess}\n".encode() + content)
+    return folder / "images" / f"{digest.hexdigest()[:40]}.npy"
