@@ -87,8 +87,8 @@ class Groups:
     def __init__(self, clusters: Iterable[Cluster], ranges: Ranges, requantize: float) -> None:
         self._of: dict[Member, Group] = {}
         self._ranges, self._coarser = ranges, requantize
-        self._symmetric: dict[Group, bool] = {}
         clusters = list(clusters)
+        self._clusters = {c.node: c for c in clusters}
         for cluster in clusters:
             self._add(cluster)
         self._join(clusters)
@@ -145,11 +145,13 @@ class Groups:
                     ),
                     mine,
                 )
-            if made is not mine and self._may_join(made, mine, Member(member.value, None) in self._of):
+            integers = Member(member.value, None) in self._of
+            if made is not mine and self._may_join(made, mine, member.value if integers else None):
                 self._merge(made, mine)
 
-    def _may_join(self, a: Group, b: Group, made: bool) -> bool:
-        """Whether the readers in `b` may take the scale of `a`; `made` where `a` has integers already."""
+    def _may_join(self, a: Group, b: Group, made: ir.Value | None) -> bool:
+        """Whether `b`, of a reader, may take the scale of `a`; `made` is the tensor where `a` has integers of
+        it already."""
         if a.dtype != b.dtype:
             return False
         if a.fixed is not None and b.fixed is not None:
@@ -160,21 +162,38 @@ class Groups:
         low, high = (float(q - together.zero) * together.scale for q in (lowest, highest))
         step = together.scale / 2
         for group in (a, b):
-            for interval in group.own.values():
-                if interval[0] < low - step or interval[1] > high + step:
+            for value, interval in group.own.items():
+                held = made is not None and a.fixed is not None and value is made
+                if not held and (interval[0] < low - step or interval[1] > high + step):
                     return False  # a fixed scale would cut it off
-        if made and a.fixed is not None and len(b.own) == 1:
-            return True  # finer levels would bring nothing back
-        shared = a.own.keys() & b.own.keys()
+        derived = set() if made is None else self._derived(made)
         for group, other in ((a, b), (b, a)):
             if group.fixed is not None or not group.own:
                 continue
-            # A tensor that everybody in the other group reads loses nothing that they would not lose.
-            if group.own.keys() <= shared and self._only_for(group, other):
+            # Finer levels bring nothing back to what has been rounded to coarse ones, and a tensor that
+            # everybody in the other group reads loses nothing that they would not lose.
+            if group is b and group.own.keys() <= derived:
+                continue
+            if group is a and made is not None and group.own.keys() <= {made} and self._only_for(a, other):
                 continue
             if together.scale > self._coarser * group.parameters().scale:
                 return False
         return True
+
+    def _derived(self, value: ir.Value) -> set[ir.Value]:
+        """`value`, and what operators that keep its scale make of it alone."""
+        found, queue = {value}, [value]
+        while queue:
+            for use in queue.pop().uses():
+                cluster = self._clusters.get(use.node)
+                if cluster is None or not cluster.row.same_scale:
+                    continue
+                ends = {cluster.end(s) for s in cluster.slots if s.output}
+                reads = {s.value for s in cluster.slots if not s.output}
+                if reads <= found and not ends <= found:
+                    found |= ends
+                    queue.extend(ends)
+        return found
 
     def _only_for(self, group: Group, other: Group) -> bool:
         """Whether the tensors of `group` are read by members of `other` only."""
