@@ -26,13 +26,14 @@ GROUP = "tapeout.targets"
 @dataclass(frozen=True)
 class Request:
     """What the user asked of a target: `scheme` such as "float32" or "int8", the device, target options; the
-    calibration data and the recipe of a quantized export."""
+    calibration data and the recipe of a quantized export, and the types asked of inputs and outputs."""
 
     scheme: str = "float32"
     device: str = "cpu"
     options: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
     recipe: Recipe | None = None
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Runner(Protocol):

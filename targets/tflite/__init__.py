@@ -51,7 +51,7 @@ def _inspect(artifact: Path) -> dict[str, Any]:
 TARGET = Target(
     name="tflite",
     suffix=".tflite",
-    schemes=("float32", "float16"),
+    schemes=("float32", "float16", "int8", "int16x8"),
     devices=("cpu",),
     declaration=declaration,
     passes=_passes,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tapeout.compiler.calibration.step import Calibrate
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.target import Request
+from tapeout.compiler.recipe import Recipe
+from tapeout.compiler.schemes import STATIC
 from tapeout.passes.canonicalize import CANONICALIZE
 from tapeout.passes.decompose import ELU_OF_ONE, Decompose
 from tapeout.passes.decompose.recurrent import Recurrent
@@ -49,6 +51,26 @@ def passes(request: Request) -> tuple[Pass, ...]:
         *storage,
     )
 
+        *quantization(request),
+    )
+
+
+def quantization(request: Request) -> tuple[Pass, ...]:
+    """What makes integers of the float graph, for a static scheme."""
+    if request.scheme not in STATIC or request.calibration is None:
+        return ()
+    from tapeout.passes.quantization import Quantize
+    from tapeout.targets.tflite import declaration
+
+    calibration = request.calibration
+    return (
+        Quantize(
+            STATIC[request.scheme],
+            declaration(request.device),
+            lambda: calibration.collected,
+            request.recipe or Recipe(),
+            request.dtypes,
+        ),
 
 def kernels(device: str) -> frozenset[str]:
     """The standard operators that are not written out in simpler ones: rows take them, or passes here do."""
