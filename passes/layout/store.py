@@ -188,17 +188,18 @@ class Store:
         return self._integers("Concat", pieces, {"axis": 0}, len(pieces), before, origins)
 
     def _note(self, value: ir.Value, name: str, before: str | None, perm: Order) -> None:
-        """Record that `value` is the source tensor `name` (or what `before` says) transposed by `perm`."""
+        """Record that `value` is the tensor `name` (or what `before` says) transposed by `perm`: calibration
+        knows made tensors by their names too."""
         if before is not None:
             name, _, text = before.rpartition(":")
             earlier = [int(i) for i in text.split(",")]
             perm = tuple(earlier[i] for i in perm)
         value.metadata_props.pop(LAYOUT, None)
-        if not name or "~" in name:
+        if not name:
             return
         if perm != identity(len(perm)):
             value.metadata_props[LAYOUT] = f"{name}:{','.join(map(str, perm))}"
-        elif name not in self._taken:
+        elif "~" not in name and name not in self._taken:
             value.name = name
             self._taken.add(name)
 
