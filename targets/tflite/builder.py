@@ -14,7 +14,7 @@ from tapeout.compiler.errors import InternalError, TapeoutError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operators import Storage, storage
 from tapeout.targets.tflite import writer
-from tapeout.targets.tflite.clusters import Cluster, quantization_of, recorded
+from tapeout.targets.tflite.clusters import Cluster, in_real_numbers, quantization_of, recorded
 from tapeout.targets.tflite.clusters import Lowering as Lowering
 from tapeout.targets.tflite.versions import Use, version_of
 
@@ -330,9 +330,15 @@ class Builder:
         """The float tensor of the output of a DequantizeLinear."""
         assert value.dtype is not None
         self._deferred.discard(value)
-        made = self._append(self._tensor(value.name or "", g.dims(value), value.dtype))
-        self._index[value] = made
-        self.operator("DEQUANTIZE", [self.stored(storage(value))], [made], s.DequantizeOptionsT())
+        tensor = self._tensor(value.name or "", g.dims(value), value.dtype)
+        made = self._index[value] = self._append(tensor)
+        stored = storage(value)
+        if g.is_constant(stored.value) and not (
+            stored.dtype == ir.DataType.INT8 or (stored.dtype == ir.DataType.INT16 and stored.axis is None)
+        ):
+            tensor.buffer = self._buffer(in_real_numbers(value))  # DEQUANTIZE does not take such codes
+        else:
+            self.operator("DEQUANTIZE", [self.stored(stored)], [made], s.DequantizeOptionsT())
         return made
 
     def _quantize(self, tensor: writer.Tensor, value: ir.Value) -> None:

@@ -109,3 +109,33 @@ def recorded(stored: Storage) -> s.QuantizationParametersT | None:
     rank = g.rank(stored.value) or 1
     zero = None if stored.zero_point is None else g.constant(stored.zero_point)
     return parameters(scale, zero, 0 if stored.axis is None else stored.axis % rank)
+
+
+def in_real_numbers(value: ir.Value) -> ir.TensorProtocol:
+    """What a DequantizeLinear (or DequantizeLong) of a constant gives, computed when it is written."""
+    node = value.producer()
+    shape = g.static_dims(value)
+    assert node is not None and shape is not None
+    codes, scale, zero = (*node.inputs, None)[:3]
+    block = int(g.attribute(node, "block_size", 0))
+    axis = int(g.attribute(node, "axis", 1)) % max(len(shape), 1)
+
+    def spread(given: ir.Value) -> Array:
+        array = g.constant(given)
+        assert array is not None
+        if block:
+            return np.repeat(array, block, axis)[tuple(slice(d) for d in shape)]
+        if array.size > 1:
+            return array.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        return array.reshape(())
+
+    def make() -> ir.TensorProtocol:
+        assert codes is not None and scale is not None
+        array = g.constant(codes)
+        assert array is not None
+        wide = array.astype(np.int64)
+        if zero is not None:
+            wide = wide - spread(zero).astype(np.int64)
+        return ir.Tensor((wide.astype(np.float32) * spread(scale)).astype(np.float32))
+
+    return ir.LazyTensor(make, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape))

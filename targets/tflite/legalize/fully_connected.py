@@ -5,12 +5,14 @@
                                        -> alpha MatMul(a, b) + beta c           else
     FullyConnected(x, W) + b           -> FullyConnected(x, W, b)               b constant along the columns
     MatMul(a[K], b)                    -> Squeeze(MatMul(Unsqueeze(a), b)), and so for b[K]
+    DequantizeLinear(Wq, s, axis)      -> DequantizeLinear(Wq^T, s^T, 1 - axis), where it is W
 
-Weights are transposed when they are written, and a float16 weight behind Cast stays so.
+Weights are transposed when they are written; a float16 weight behind Cast stays so, and codes stay codes.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -46,6 +48,12 @@ def stored(value: ir.Value | None) -> tuple[ir.Value, bool] | None:
     return (held, True) if held.dtype == ir.DataType.FLOAT16 else None
 
 
+def codes(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear of a constant that makes `value`, with constant scales."""
+    node = g.producer(value, "DequantizeLinear")
+    return node if node is not None and all(v is None or g.is_constant(v) for v in node.inputs) else None
+
+
 def transposed(matrix: Array, block: int = 16) -> Array:
     """The transpose in a memory order of its own, made block by block: three times as fast as in one go."""
     made = np.empty(matrix.shape[::-1], matrix.dtype)
@@ -62,6 +70,9 @@ def remade(
     memory: dict[Any, ir.Value],
 ) -> ir.Value:
     """`make(weight)` as a constant computed when it is written, once for each weight in `memory`."""
+    node = codes(weight)
+    if node is not None:
+        return _turned(op, node, shape, memory)
     found = stored(weight)
     assert found is not None
     held, widened = found
@@ -81,6 +92,40 @@ def remade(
         return value
     cast: ir.Value = op.Cast(value, to=int(ir.DataType.FLOAT))
     return cast
+
+
+def _turned(op: Builder, node: ir.Node, shape: tuple[int, ...], memory: dict[Any, ir.Value]) -> ir.Value:
+    """DequantizeLinear(Wq [...,I,O], s, axis) -> DequantizeLinear(Wq^T [O,I], s^T, axis'), `shape` being [O,I];
+    the dimensions before the last two are 1."""
+    rank = g.rank(node.inputs[0]) or 2
+    axis = int(g.attribute(node, "axis", 1)) % rank
+    made: list[ir.Value] = []
+    for value in node.inputs:
+        assert value is not None and value.const_value is not None and value.dtype is not None
+        dims = tuple(g.static_dims(value) or ())
+        if len(dims) < 2:
+            made.append(value)
+            continue
+        turned = dims[-2:][::-1]
+        key = (value, turned)
+        if key not in memory:
+            tensor = value.const_value
+            memory[key] = g.add_lazy_constant(
+                op.graph,
+                turned,
+                value.dtype,
+                functools.partial(_transpose, tensor, dims[-2:]),
+                value.name or "weight",
+            )
+        made.append(memory[key])
+    attributes: dict[str, Any] = {"axis": 0 if axis == rank - 1 else 1}
+    if block := g.attribute(node, "block_size", 0):
+        attributes["block_size"] = block
+    return op.node("DequantizeLinear", made, attributes)[0]
+
+
+def _transpose(tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(tensor.numpy().reshape(shape).T)
 
 
 @dataclass
@@ -108,7 +153,9 @@ class Product(_Rule):
     def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | str | None:
         x, w = node.inputs
         shape, rank = g.static_dims(w), g.rank(x)
-        if x is None or w is None or stored(w) is None or shape is None or rank is None:
+        if x is None or w is None or shape is None or rank is None:
+            return None
+        if stored(w) is None and codes(w) is None:
             return None
         if w.dtype != ir.DataType.FLOAT:
             return None
@@ -135,15 +182,18 @@ class General(_Rule):
             a = op.Transpose(a, perm=(1, 0))
         turned = bool(g.attribute(node, "transB", 0))
         shape = g.static_dims(b)
-        if stored(b) is not None and shape is not None:
+        plain = turned and alpha == 1.0
+        if shape is not None and (stored(b) is not None or (codes(b) is not None and alpha == 1.0)):
             outer, inner = shape if turned else shape[::-1]
+            if c is not None and beta == 1.0 and codes(c) is not None and g.static_dims(c) == (outer,):
+                w = b if plain else remade(op, b, (outer, inner), transposed, {})
+                return self.make(op, a, w, c, outer)
             bias = None if c is None else along_columns(c, outer)
 
             def weight(array: Array) -> Array:
                 array = array if turned else transposed(array)
                 return array if alpha == 1.0 else (array * alpha).astype(array.dtype)
 
-            plain = turned and alpha == 1.0
             w = b if plain else remade(op, b, (outer, inner), weight, {})
             added = c is None or bias is not None
             scaled = None if bias is None else op.constant((bias * beta).astype(np.float32), hint="bias")
@@ -177,7 +227,11 @@ class Bias(_Rule):
             shape, rank = g.static_dims(w), g.rank(value)
             if x is None or w is None or shape is None or rank is None or (g.rank(other) or 0) > rank:
                 return None
-            held, bias = g.constant(old), along_columns(other, shape[0])
+            held = g.constant(old)
+            if held is not None and not held.any() and codes(other) and g.static_dims(other) == shape[:1]:
+                op.covers((made, node))
+                return self.make(op, x, w, other, shape[0])
+            bias = along_columns(other, shape[0])
             if held is None or bias is None:
                 return None
             op.covers((made, node))

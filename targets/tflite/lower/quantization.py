@@ -6,6 +6,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
 from tapeout.targets.tflite.builder import Builder, Lowering
+from tapeout.targets.tflite.lower.shape import filled
 
 
 def quantize(b: Builder, node: ir.Node, **_: object) -> None:
@@ -18,4 +19,12 @@ def dequantize(b: Builder, node: ir.Node, **_: object) -> None:
     b.defer(node.outputs[0])
 
 
-LOWERINGS: dict[str, Lowering] = {"QUANTIZE": quantize, "DEQUANTIZE_CODES": dequantize}
+def negate(b: Builder, node: ir.Node) -> None:
+    """-x as 0 - x: the kernel of NEG takes scales and zero points for equal that are not."""
+    x = node.inputs[0]
+    assert x is not None
+    options = s.SubOptionsT()
+    b.operator("SUB", [filled(b, x, 0.0), x], node.outputs, options)
+
+
+LOWERINGS: dict[str, Lowering] = {"QUANTIZE": quantize, "DEQUANTIZE_CODES": dequantize, "NEG_BY_SUB": negate}
