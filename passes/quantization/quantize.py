@@ -21,8 +21,8 @@ from tapeout.passes.quantization.insert import Inserter
 from tapeout.passes.quantization.interface import convert
 from tapeout.passes.quantization.placement import Placement, Placer, reasons
 from tapeout.passes.quantization.ranges import Measured, Ranges, source_names
+from tapeout.passes.quantization.report import META
 
-META = "tapeout.quantization"
 PLAIN = Recipe()
 
 
@@ -59,7 +59,7 @@ class Quantize:
         convert(model, self.dtypes, ranges)
         g.remove_dead(model.graph)
         model.meta[META] = {
-            "left": {n.name or "": reason for n, reason in placement.left.items()},
+            "left": placement.left,
             "requantized": inserter.requantized,
         }
         declined = tuple(Declined(self.name, n.name or "", reason) for n, reason in placement.left.items())
