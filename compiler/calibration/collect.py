@@ -13,12 +13,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tapeout.compiler.calibration.measure import Total, measure
+from tapeout.compiler.calibration.session import opened
 from tapeout.compiler.calibration.statistics import Statistics
 from tapeout.compiler.calibration.tensors import Wanted, keys, wanted
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
-from tapeout.compiler.reference import Reference
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -112,27 +112,23 @@ def stream(
 ) -> Iterator[T]:
     """`work(feed, values of names)` for each feed, in order; several samples at once, each in one thread."""
     workers = max(1, min(jobs or os.cpu_count() or 1, 4))
-    with Reference(model, threads=1) as reference:
+    run = opened(model, names) if names else None
 
-        def task(feed: Feed) -> T:
-            return work(feed, reference.run(feed, names) if names else {})
+    def task(feed: Feed) -> T:
+        return work(feed, run(feed) if run is not None else {})
 
-        remaining = iter(feeds)
-        waiting: deque[Future[T]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for number, feed in enumerate(remaining):
-                    if number == 0:  # opens the session
-                        yield task(feed)
-                        continue
-                    waiting.append(pool.submit(task, feed))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                while waiting:
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for feed in feeds:
+                waiting.append(pool.submit(task, feed))
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def bound(model: ir.Model, statistics: Statistics) -> Statistics:

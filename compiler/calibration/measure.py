@@ -15,7 +15,7 @@ from tapeout.compiler.calibration.statistics import Channels, TensorStats
 Array = NDArray[Any]
 
 # At most so many elements of a tensor go into the histogram per sample, evenly spread; extremes see them all.
-SPREAD = 1 << 16
+SPREAD = 1 << 15
 # The weight of what was, in the moving averages of the extremes.
 MOMENTUM = 0.9
 # Rows that are summed in float32 before the sums go on in float64.
