@@ -111,6 +111,9 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         size = manifest["artifact"]["bytes"]
         made = f"{manifest['target']} ({manifest['scheme']}), {operators} operators"
         lines.append(f"{result.artifact}: {made}, {o.bytes_text(size)}")
+    narrowing = report.get("narrowing")
+    if narrowing:
+        lines.append(narrowing["summary"])
     checked = report.get("verification")
     if checked and checked["outputs"]:
         worst = max(checked["outputs"], key=lambda e: e["relative"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tapeout.compiler.calibration.step import Calibrate
+from tapeout.compiler.narrowing import OPTION, patterns
 from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.target import Request
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.schemes import STATIC
+from tapeout.compiler.target import Request
 from tapeout.passes.canonicalize import CANONICALIZE
 from tapeout.passes.decompose import ELU_OF_ONE, Decompose
 from tapeout.passes.decompose.recurrent import Recurrent
@@ -33,7 +34,8 @@ FLOAT = ("float32", "float16")
 def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
     plain = PLAIN if request.scheme in FLOAT else (with_integers(request.device), *PLAIN[1:])
-    storage: tuple[Pass, ...] = (HalfStorage(),) if request.scheme == "float16" else ()
+    wide = patterns(request.options.get(OPTION, ""))
+    storage: tuple[Pass, ...] = (HalfStorage(wide=wide),) if request.scheme == "float16" else ()
     measured = (Calibrate(request.calibration),) if request.calibration is not None else ()
     return (
         *CANONICALIZE,
@@ -49,8 +51,6 @@ def passes(request: Request) -> tuple[Pass, ...]:
         FusibleActivations,
         *CANONICALIZE,
         *storage,
-    )
-
         *quantization(request),
     )
 
@@ -71,6 +71,8 @@ def quantization(request: Request) -> tuple[Pass, ...]:
             request.recipe or Recipe(),
             request.dtypes,
         ),
+    )
+
 
 def kernels(device: str) -> frozenset[str]:
     """The standard operators that are not written out in simpler ones: rows take them, or passes here do."""
