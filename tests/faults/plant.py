@@ -38,6 +38,10 @@ class Spoiled:
         return Changes(changes.count + (spoiled is not None), changes.declined)
 
 
+class Nowhere(TapeoutError):
+    """The graph has no place for the fault."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One planted fault: `where` is the pass (or "emission"), `spoiled` the source nodes, `error` what was
@@ -80,15 +84,18 @@ def spoil(target: Target, request: Request, place: int, kind: str, seed: int) ->
     steps = target.passes(request)
     if place < len(steps):
         spoiled = Spoiled(steps[place], name_of(steps[place]), kind, seed)
-        changed = (*steps[:place], spoiled, *steps[place + 1 :])
-        return dataclasses.replace(target, passes=lambda request: changed), spoiled
-    spoiled = Spoiled(None, EMISSION, kind, seed)
+        steps = (*steps[:place], spoiled, *steps[place + 1 :])
+    else:
+        spoiled = Spoiled(None, EMISSION, kind, seed)
 
     def emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
-        spoiled(model)
+        if spoiled.step is None:
+            spoiled(model)
+        if not spoiled.planted:
+            raise Nowhere("there is no place for this fault")
         target.emit(model, sink, request)
 
-    return dataclasses.replace(target, emit=emit), spoiled
+    return dataclasses.replace(target, passes=lambda request: steps, emit=emit), spoiled
 
 
 def plant(
@@ -102,7 +109,7 @@ def plant(
     except TapeoutError as raised:
         error = raised
     if not spoiled.planted:
-        if error is not None:
+        if error is not None and not isinstance(error, Nowhere):
             raise error
         return None
     if error is None or isinstance(error, UnsupportedError):
