@@ -30,6 +30,7 @@ from tapeout.compiler.errors import (
 from tapeout.compiler.pipeline import History
 from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
+from tapeout.quantizing import RecipeLike, quantized, read_recipe, recipe_files, scheme_of, with_quantization
 from tapeout.questions import Timing, Verified, bench, compare, explain, inspect, verify
 from tapeout.road import (
     Model,
@@ -89,6 +90,8 @@ def export(
     calibration: Given | None = None,
     preprocess: str | None = None,
     cache: str | os.PathLike[str] | None = None,
+    recipe: RecipeLike | None = None,
+    dtype: Mapping[str, str] | None = None,
     data: str | os.PathLike[str] | None = None,
     gates: Mapping[str, float] | None = None,
     max_size: int | None = None,
@@ -115,16 +118,19 @@ def export(
     binds input sizes, `layout` asks for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs`
     keeps only those, `calibration` is what a static scheme takes its ranges from (a path to arrays, images or
     statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
-    inputs, `cache` is a folder that keeps what was measured, `data` is checked on in place of random inputs,
-    `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at most), `max_size` is in bytes,
-    `jobs` bounds threads. Files appear whole or not at all.
+    inputs, `cache` is a folder that keeps what was measured, `recipe` (a TOML file or a Recipe) says which part
+    is quantized how, `dtype` gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on
+    in place of random inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at
+    most), `max_size` is in bytes, `jobs` bounds threads. Files appear whole or not at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
     ResourceError, OutputError (each with `.exit_code`).
     """
     with failures(), ExitStack() as stack:
         clock = _Clock(notify)
-        chosen, request = choose(target, device, quantize, options)
+        rules, rules_files = read_recipe(recipe), [Path(f) for f in recipe_files(recipe)]
+        chosen, request = choose(target, device, scheme_of(quantize, rules), options)
+        request = with_quantization(request, rules, dtype)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
         places = _places(model, output, depfile, chosen)
         with clock("read"):
@@ -197,7 +203,8 @@ def export(
                 stage.write(
                     places.depfile,
                     files.depfile(
-                        places.shown, [*prepared.files, *calibration_files(request), *_data_files(data)]
+                        places.shown,
+                        [*prepared.files, *calibration_files(request), *rules_files, *_data_files(data)],
                     ),
                 )
             stage.write(places.manifest, files.json_bytes(manifest))
@@ -214,7 +221,11 @@ def _legalized(
     report["passes"] = [
         {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
     ]
-    return _manifest(target, request, wish, prepared, history, acceptance)
+    said, told = quantized(prepared.model, request)
+    if told is not None:
+        report["quantization"] = told
+    manifest = _manifest(target, request, wish, prepared, history, acceptance)
+    return manifest if said is None else manifest | {"quantization": said}
 
 
 def _emitted(

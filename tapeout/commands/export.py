@@ -34,6 +34,8 @@ def export(
     calibration: o.CalibrationData = None,
     preprocess: o.Preprocess = None,
     cache: o.Cache = None,
+    recipe: o.RecipeFile = None,
+    dtype: o.Dtype = None,
     data: o.DataPath = None,
     gate: o.Gate = None,
     max_size: Annotated[
@@ -74,6 +76,8 @@ def export(
             calibration=calibration,
             preprocess=preprocess,
             cache=cache,
+            recipe=recipe,
+            dtype=o.pairs(dtype, "--dtype", "NAME=int8"),
             data=data,
             gates=o.gates(gate),
             max_size=o.size(max_size),

@@ -76,6 +76,24 @@ Cache = Annotated[
     Path | None,
     typer.Option("--cache", metavar="DIR", help="Keep what was measured, by content.", show_default=False),
 ]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        help="Rules in TOML: which part is quantized how.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME=TYPE",
+        help="Type of an input or output of an integer model: int8, uint8, int16. Default: as the source.",
+        show_default=False,
+    ),
+]
 TargetOf = Annotated[
     str | None,
     typer.Option(
