@@ -1,0 +1,185 @@
+"""One cluster of integers on the whole road: DequantizeLinear* -> operator -> QuantizeLinear, both resolvers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler import pipeline
+from tapeout.compiler.declaration import Row
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.load import from_proto
+from tapeout.compiler.target import Request
+from tapeout.targets.tflite import TARGET
+from tapeout.targets.tflite.run import RESOLVERS, LiteRT
+from tests.targets.tflite.road import HEADER, emitted, operators, reference
+
+Array = np.ndarray[Any, Any]
+NAMES = {"float32": "float"}
+SCHEMES = {"int8": "int8", "int16": "int16x8"}
+
+
+def constant(name: str, array: Any) -> str:
+    """An initializer in ONNX's text syntax."""
+    array = np.asarray(array)
+    dims = f"[{','.join(map(str, array.shape))}]" if array.ndim else ""
+    kind = NAMES.get(array.dtype.name, array.dtype.name)
+    return f"{kind}{dims} {name} = {{{', '.join(map(str, array.reshape(-1).tolist()))}}}"
+
+
+@dataclass
+class Cluster:
+    """`body` computes `y` from `inputs` (shapes by name) in real numbers, and from `weights`: codes with their
+    scales, along axis 0 where there are several. Weights of int32 are biases in units of `a` times `w`.
+
+    `act` is the type of the activations. The inputs' scales and zero points are drawn, or given by `scales`;
+    the output's follow from what it is, are `fixed`, or are those of the first input (`same`).
+    """
+
+    body: str
+    inputs: Mapping[str, Sequence[int]]
+    weights: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    act: str = "int8"
+    fixed: tuple[float, int] | None = None
+    same: bool = False
+    scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    output: str | None = None  # of a result that is no real number: its type
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        drawn: dict[str, tuple[float, int]] = {}
+        for name in self.inputs:
+            zero = int(rng.integers(-40, 40)) if self.act == "int8" else 0
+            steps = 100 if self.act == "int8" else 30000
+            drawn[name] = (float(np.float32(rng.uniform(1.5, 4.0) / steps)), zero)
+        if self.same:
+            first = next(iter(drawn.values()))
+            drawn = dict.fromkeys(drawn, first)
+        self.params = {**drawn, **self.scales}
+        limits = np.iinfo(self.act)
+        self.feed: dict[str, Array] = {
+            f"{name}q": rng.integers(limits.min, limits.max + 1, shape).astype(self.act)
+            for name, shape in self.inputs.items()
+        }
+        self.result = self.fixed or (next(iter(self.params.values())) if self.same else None)
+        if self.result is None and self.output is None:
+            real = reference(self.model(integers=False), self.feed)["y"]
+            self.result = range_of(real, self.act)
+
+    def text(self, integers: bool = True) -> str:
+        """The model; without `integers` its output is a real number."""
+        data = [constant(name, array) for name, array in self.constants.items()]
+        lines = []
+        for name, (scale, zero) in self.params.items():
+            data += [
+                constant(f"{name}_s", np.float32(scale)),
+                constant(f"{name}_z", np.array(zero, self.act)),
+            ]
+            lines.append(f"{name} = DequantizeLinear({name}q, {name}_s, {name}_z)")
+        for name, (codes, scale) in self.weights.items():
+            if codes.dtype == np.int32:
+                scale = (np.float64(self.params["a"][0]) * self.weights["w"][1]).astype(np.float32)
+            scale = np.asarray(scale, np.float32)
+            data += [constant(f"{name}q", codes), constant(f"{name}_s", scale)]
+            data.append(constant(f"{name}_z", np.zeros(scale.shape, codes.dtype)))
+            axis = "<axis = 0>" if scale.ndim else ""
+            lines.append(f"{name} = DequantizeLinear {axis} ({name}q, {name}_s, {name}_z)")
+        lines.append(self.body)
+        given = ", ".join(f"{self.act}[{_dims(s)}] {n}q" for n, s in self.inputs.items())
+        out = "float[] y"
+        if integers and self.output is None:
+            assert self.result is not None
+            scale, zero = self.result
+            data += [constant("y_s", np.float32(scale)), constant("y_z", np.array(zero, self.act))]
+            lines.append("yq = QuantizeLinear(y, y_s, y_z)")
+            out = f"{self.act}[] yq"
+        elif self.output is not None:
+            out = f"{self.output}[] y"
+        return f"{HEADER}agraph ({given}) => ({out})\n<{', '.join(data)}>\n{{ {' '.join(lines)} }}"
+
+    def model(self, integers: bool = True) -> ir.Model:
+        """The model; the shape of its output is inferred."""
+        import onnx
+
+        proto = onnx.parser.parse_model(self.text(integers).replace("[] y", " y"))
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        return from_proto(proto)
+
+    def legalized(self) -> ir.Model:
+        model = self.model()
+        pipeline.run(model, TARGET.passes(Request(SCHEMES[self.act])))
+        return model
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))
+
+
+def range_of(real: Array, act: str) -> tuple[float, int]:
+    """Scale and zero point for what `real` holds; int16 is symmetric."""
+    low, high = min(float(real.min()), 0.0), max(float(real.max()), 0.0)
+    if act == "int16":
+        return float(np.float32(max(-low, high, 1e-6) / 32767)), 0
+    scale = float(np.float32(max(high - low, 1e-6) / 255))
+    return scale, int(np.clip(round(-128 - low / scale), -128, 127))
+
+
+@dataclass
+class Result:
+    """What came out on one resolver: the largest difference in quanta, and the share of elements that
+    differ."""
+
+    quanta: int
+    rate: float
+
+
+def rows_of(model: ir.Model) -> list[tuple[ir.Node, Row]]:
+    """Every node with its row; nothing is refused."""
+    acceptance = TARGET.declaration("cpu").accept(model)
+    assert [str(r) for r in acceptance.refused] == []
+    return acceptance.placed
+
+
+def run(cluster: Cluster) -> tuple[list[str], dict[str, Result], Row]:
+    """The operators of the file, how far each resolver is from ONNX Runtime, and the row that took the
+    operator: the one that names a stored type."""
+    model = cluster.legalized()
+    rows = rows_of(model)
+    taken = [
+        (n, r) for n, r in rows
+        if any(p.dtypes for p in r.ports.values()) and n.op_type not in ("QuantizeLinear", "DequantizeLinear")
+    ]  # fmt: skip
+    content = emitted(model)
+    expected = reference(cluster.model(), cluster.feed)
+    ((name, right),) = expected.items()
+    found: dict[str, Result] = {}
+    for resolver in RESOLVERS:
+        value = LiteRT(content, resolver).run(cluster.feed)[name]
+        assert value.shape == right.shape and value.dtype == right.dtype
+        apart = np.abs(value.astype(np.int64) - right.astype(np.int64))
+        found[resolver] = Result(int(apart.max(initial=0)), float((apart > 0).mean()))
+    assert taken, f"no row took integers: {[r.where for _, r in rows]}"
+    return operators(content), found, taken[-1][1]
+
+
+def holds(cluster: Cluster) -> list[str]:
+    """Hold the cluster against the bound of its row on both resolvers; returns the operators of the file."""
+    made, found, row = run(cluster)
+    for resolver, result in found.items():
+        assert result.quanta <= row.bound.quanta, f"{resolver}: {result} of {row.where}"
+        assert result.rate <= row.bound.rate or result.quanta == 0, f"{resolver}: {result} of {row.where}"
+    assert "DEQUANTIZE" not in made and "QUANTIZE" not in made, made
+    return made
+
+
+def float_borders(model: ir.Model) -> int:
+    """How many DequantizeLinear and QuantizeLinear there are."""
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    return sum(n.op_type in kinds and not g.is_constant(n.inputs[0]) for n in model.graph)
