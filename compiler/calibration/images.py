@@ -116,7 +116,7 @@ class Preprocess:
             array = array[:, :, ::-1]
         if self.letterbox is not None:
             array = self._padded(array, self.letterbox)
-        mean, scale, std = (np.float32(v) for v in (self.mean, self.scale, self.std))
+        mean, scale, std = (np.asarray(v, np.float32) for v in (self.mean, self.scale, self.std))
         for name, values in (("mean", self.mean), ("scale", self.scale), ("std", self.std)):
             if len(values) not in (1, array.shape[2]):
                 raise UsageError(

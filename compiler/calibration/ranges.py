@@ -5,6 +5,7 @@ Every method answers (lo, hi) with lo <= 0 <= hi and lo < hi, so that zero is a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,8 +18,9 @@ Range = tuple[float, float]
 
 METHODS = ("minmax", "percentile", "mse", "entropy", "moving")
 PERCENTILE = 99.99
-# Ranges that a search tries, as shares of the whole one.
-SHARES = np.concatenate([np.linspace(0.02, 0.5, 49), np.linspace(0.505, 1.0, 100)])
+# Ranges that a search tries, as shares of the whole one, widest first; and around the best of them.
+GRID = 2.0 ** (-np.arange(49) / 8.0)
+FINE = 2.0 ** (np.arange(8, -9, -1) / 64.0)
 
 
 def with_zero(lo: float, hi: float, symmetric: bool) -> Range:
@@ -46,96 +48,120 @@ def percentile(histogram: Histogram, lo: float, hi: float, percent: float = PERC
     return max(lo, low), min(hi, high)
 
 
-def rounding(edges: Floats, step: float, zero: float = 0.0) -> Floats:
+def rounding(edges: Floats, step: Floats) -> Floats:
     """The integral of (x - round(x))^2 from 0 to each edge, for codes at multiples of `step`."""
-    t = edges / step - zero
+    t = edges / step
     whole = np.rint(t)
     rest = t - whole
-    return np.asarray((whole / 12.0 + rest**3 / 3.0) * step**3)
+    return np.asarray((whole / 12.0 + rest * rest * rest / 3.0) * (step * step * step))
 
 
-def squared_error(histogram: Histogram, lo: float, hi: float, levels: int) -> float:
-    """The mean squared error of codes on [lo, hi] for values spread evenly in each bin; exact for those.
+def squared_errors(histogram: Histogram, lo: Floats, hi: Floats, levels: int) -> Floats:
+    """For each range the mean squared error of its codes on values spread evenly in each bin; exact for those.
 
     `levels` is the number of steps between lo and hi: 255 for int8. Zero is a code.
     """
-    edges, counts = histogram.edges(), histogram.counts
-    used = np.flatnonzero(counts)
-    first, last = int(used[0]), int(used[-1]) + 1
-    edges, counts = edges[first : last + 1], counts[first:last]
-    step = (hi - lo) / levels
-    inside = np.clip(edges, lo, hi)
-    integral = np.diff(rounding(inside, step))
+    edges, counts = _used(histogram)
+    lo, hi = lo[:, None], hi[:, None]
+    integral = np.diff(rounding(np.clip(edges, lo, hi), (hi - lo) / levels), axis=1)
     # What lies outside is moved to the border: the integral of (x - border)^2.
-    over, under = np.maximum(edges - hi, 0.0), np.minimum(edges - lo, 0.0)
-    integral += np.diff(over**3 / 3.0) + np.diff(under**3 / 3.0)
-    return float((integral * counts / np.diff(edges)).sum() / counts.sum())
+    if (hi < edges[-1]).any():
+        integral += np.diff(np.maximum(edges - hi, 0.0) ** 3, axis=1) / 3.0
+    if (lo > edges[0]).any():
+        integral += np.diff(np.minimum(edges - lo, 0.0) ** 3, axis=1) / 3.0
+    # A sum of products in a fixed order: the same on every processor.
+    return np.asarray((integral * (counts / np.diff(edges))).sum(axis=1) / histogram.total)
 
 
-def least(
-    lo: float, hi: float, symmetric: bool, error: Callable[[float, float], float], shares: Floats = SHARES
-) -> Range:
-    """The range among shares of [lo, hi] with the least error; each side by itself where both matter.
+# Bins that a search looks at: two in each step of a code of 8 bits.
+SEARCHED = 512
 
-    Both sides shrink together first, then each alone from there; the widest of equals is taken.
+
+def _used(histogram: Histogram) -> tuple[Floats, Floats]:
+    """Edges and counts of the bins that hold anything; neighbours together where they are more than SEARCHED."""
+    used = np.flatnonzero(histogram.counts)
+    first, last = int(used[0]), int(used[-1]) + 1
+    join = -(-(last - first) // SEARCHED)
+    starts = np.arange(first, last, join)
+    counts = np.add.reduceat(without_zeros(histogram.counts)[:last], starts).astype(np.float64)
+    return histogram.edges()[np.append(starts, last)], counts
+
+
+def without_zeros(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`counts` with no more in bin 0, which is two bins wide, than its neighbours let expect: the rest are
+    zeros, which every range keeps without an error."""
+    counts = counts.copy()
+    counts[BINS] = min(counts[BINS], 2 * max(counts[BINS - 1], counts[BINS + 1], 1))
+    return counts
+
+
+Errors = Callable[[Floats, Floats], Floats]
+
+
+def least(lo: float, hi: float, symmetric: bool, errors: Errors) -> Range:
+    """The range inside [lo, hi] with the least error: both sides shrink together, by a grid and then by a finer
+    one around its best; then each side alone, where both hold something. The widest of equals is taken.
     """
     wide = with_zero(lo, hi, symmetric)
-    best, value = wide, error(*wide)
+    low, high = wide
 
-    def tried(low: float, high: float) -> None:
-        nonlocal best, value
-        if low < high:
-            found = error(low, high)
-            if found < value:
-                best, value = (low, high), found
+    def best(lows: Floats, highs: Floats) -> Range:
+        index = int(np.argmin(errors(lows, highs)))
+        return float(lows[index]), float(highs[index])
 
-    for share in shares[::-1]:
-        tried(wide[0] * float(share), wide[1] * float(share))
-    if not symmetric and wide[0] < 0 < wide[1]:
-        for share in shares[::-1]:
-            tried(wide[0] * float(share), best[1])
-        for share in shares[::-1]:
-            tried(best[0], wide[1] * float(share))
-    return best
+    low, high = best(wide[0] * GRID, wide[1] * GRID)
+    low, high = best(*(np.clip(side * FINE, *wide) for side in (low, high)))
+    if symmetric or not wide[0] < 0 < wide[1]:
+        return low, high
+    for _ in range(2):
+        shares = np.concatenate([[low / wide[0]], GRID[GRID > 0.1], np.minimum(low / wide[0] * FINE, 1.0)])
+        low, high = best(wide[0] * shares, np.full(len(shares), high))
+        shares = np.concatenate([[high / wide[1]], GRID[GRID > 0.1], np.minimum(high / wide[1] * FINE, 1.0)])
+        low, high = best(np.full(len(shares), low), wide[1] * shares)
+    return low, high
 
 
 def mse(histogram: Histogram, lo: float, hi: float, bits: int, symmetric: bool) -> Range:
     """The range whose codes have the least mean squared error."""
     levels = (1 << bits) - (2 if symmetric else 1)
-    return least(lo, hi, symmetric, lambda a, b: squared_error(histogram, a, b, levels))
+    return least(lo, hi, symmetric, lambda a, b: squared_errors(histogram, a, b, levels))
 
 
 def entropy(histogram: Histogram, lo: float, hi: float, bits: int, symmetric: bool) -> Range:
     """The range whose codes keep most of the distribution: the least Kullback-Leibler divergence of the
     quantized histogram from the clipped one (Migacz, "8-bit inference with TensorRT", 2017).
 
-    Values outside count in the outermost bin inside. More than 8 bits are treated as 8: there the histogram
-    has no more to tell.
+    Values outside count in the outermost bin inside; zeros, which every range keeps, do not count. More than 8
+    bits are treated as 8: there the histogram has no more to tell.
     """
     levels = (1 << min(bits, 8)) - (2 if symmetric else 1)
-    return least(lo, hi, symmetric, lambda a, b: divergence(histogram, a, b, levels))
+    counts = without_zeros(histogram.counts).astype(np.float64)
+
+    def errors(lows: Floats, highs: Floats) -> Floats:
+        return np.array(
+            [divergence(counts, histogram.width, a, b, levels) for a, b in zip(lows, highs, strict=True)]
+        )
+
+    return least(lo, hi, symmetric, errors)
 
 
-def divergence(histogram: Histogram, lo: float, hi: float, levels: int) -> float:
+def divergence(counts: Floats, width: float, lo: float, hi: float, levels: int) -> float:
     """KL(P || Q): P the bins inside [lo, hi] with all else gathered at its borders, Q what `levels` groups of
     these bins can tell apart, spread evenly over the bins of a group that hold anything."""
-    width = histogram.width
-    first = max(0, BINS + int(np.floor(lo / width)))
-    last = min(2 * BINS, BINS + int(np.ceil(hi / width)))
-    inside = histogram.counts[first : last + 1].astype(np.float64)
+    first = max(0, BINS + math.floor(lo / width))
+    last = min(2 * BINS, BINS + math.ceil(hi / width))
+    inside = counts[first : last + 1]
     p = inside.copy()
-    p[0] += histogram.counts[:first].sum()
-    p[-1] += histogram.counts[last + 1 :].sum()
-    total = p.sum()
-    if total == 0:
-        return float("inf")
-    groups = np.minimum((np.arange(len(p)) * (levels + 1)) // len(p), levels)
+    p[0] += counts[:first].sum()
+    p[-1] += counts[last + 1 :].sum()
+    total, held_inside = p.sum(), inside.sum()
+    if not held_inside:
+        return math.inf
+    groups = np.arange(len(p)) * (levels + 1) // len(p)
     held = np.bincount(groups, weights=inside, minlength=levels + 1)
     members = np.bincount(groups, weights=p > 0, minlength=levels + 1)
-    q = np.divide(held, members, out=np.zeros_like(held), where=members > 0)[groups] * (p > 0)
-    if not q.sum():
-        return float("inf")
-    # A little of everything, so that what Q lacks costs much but not all.
-    p, q = p / total, q / q.sum()
+    q = np.divide(held, members, out=np.zeros_like(held), where=members > 0)[groups]
     used = p > 0
-    return float((p[used] * np.log(p[used] / np.maximum(q[used], 1e-10))).sum())
+    # A little of everything, so that what Q lacks costs much but not all.
+    p, q = p[used] / total, np.maximum(q[used] / held_inside, 1e-10)
+    return float((p * np.log(p / q)).sum())

@@ -62,7 +62,9 @@ def _session(model: ir.Model, names: Sequence[str]) -> tuple[Any, list[Any] | No
     lent = {
         name: value
         for name, value in model.graph.initializers.items()
-        if value.const_value is not None and value.const_value.dtype in _PLAIN and value.const_value.nbytes >= LENT
+        if value.const_value is not None
+        and value.const_value.dtype in _PLAIN
+        and value.const_value.nbytes >= LENT
     }
     arrays = {
         name: np.ascontiguousarray(value.const_value.numpy())
@@ -92,7 +94,13 @@ def _shell(model: ir.Model, lent: Mapping[str, ir.Value]) -> Any:
             tensor = kept[name]
             assert tensor is not None
             value.const_value = ir.ExternalTensor(
-                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(list(tensor.shape)), name=name, base_dir=""
+                "lent",
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape([int(d) for d in tensor.shape]),  # type: ignore[arg-type]
+                name=name,
+                base_dir="",
             )
         return to_proto(model)
     finally:

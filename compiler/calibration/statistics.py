@@ -49,6 +49,9 @@ class TensorStats:
     histogram: Histogram | None
     rank: int = 0
     channels: Mapping[int, Channels] = field(default_factory=dict)
+    _found: dict[tuple[object, ...], tuple[float, float]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def absmax(self) -> float:
@@ -104,8 +107,11 @@ class TensorStats:
             return ranges.with_zero(
                 *ranges.percentile(self.histogram, self.min, self.max, percent), symmetric
             )
-        search = ranges.mse if method == "mse" else ranges.entropy
-        return search(self.histogram, self.min, self.max, bits, symmetric)
+        key = (method, bits, symmetric)
+        if key not in self._found:
+            search = ranges.mse if method == "mse" else ranges.entropy
+            self._found[key] = search(self.histogram, self.min, self.max, bits, symmetric)
+        return self._found[key]
 
 
 @dataclass
