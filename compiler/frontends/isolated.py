@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,17 @@ STEPS = Path(__file__).parent / "steps"
 _KINDS: dict[str, type[TapeoutError]] = {
     c.kind: c for c in (InvalidModelError, ResourceError, UnsupportedError, UsageError)
 }
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Failures of the block name the model file."""
+    try:
+        yield
+    except TapeoutError as error:
+        error.message = f"'{path}': {error.message}"
+        error.args = (error.message,)
+        raise
 
 
 class Isolated:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tapeout.compiler.errors import TapeoutError
 from tapeout.compiler.frontends.imported import Imported, Run
-from tapeout.compiler.frontends.isolated import Isolated
+from tapeout.compiler.frontends.isolated import Isolated, about
 from tapeout.compiler.frontends.pt2_archive import clean_copy
 
 
@@ -24,7 +23,7 @@ def converting(path: Path, folder: Path, threads: int | None) -> Iterator[tuple[
     with Isolated(
         "torch_step.py", folder, name="torch", extra="torch", variable="TAPEOUT_TORCH_PYTHON", threads=threads
     ) as step:
-        try:
+        with about(path):
             made = step.ask(
                 "convert",
                 source=str(clean),
@@ -32,9 +31,5 @@ def converting(path: Path, folder: Path, threads: int | None) -> Iterator[tuple[
                 schema=archive.schema,
                 wrote=archive.torch_version,
             )
-        except TapeoutError as error:
-            error.message = f"'{path}': {error.message}"
-            error.args = (error.message,)
-            raise
         clean.unlink()
         yield Imported(folder / "model.onnx", f"torch {made['version']}", (path,), made["modules"]), step.run
