@@ -62,11 +62,9 @@ def depthwise_conv_2d(
     options.strideH, options.strideW = strides
     options.dilationHFactor, options.dilationWFactor = dilations
     options.fusedActivationFunction = activation
-    x, _, bias = operands(b, node)
-    w = node.inputs[1]
-    assert w is not None and w.shape is not None
-    options.depthMultiplier = int(w.shape[0]) // group  # type: ignore[arg-type]
-    b.operator("DEPTHWISE_CONV_2D", [x, b.transposed(w, (3, 1, 2, 0)), bias], [output], options)
+    x, w, bias = operands(b, node, (3, 1, 2, 0))
+    options.depthMultiplier = b.shape(w)[3] // group
+    b.operator("DEPTHWISE_CONV_2D", [x, w, bias], [output], options)
 
 
 def conv_3d(
@@ -87,10 +85,8 @@ def conv_3d(
     options.strideD, options.strideH, options.strideW = strides
     options.dilationDFactor, options.dilationHFactor, options.dilationWFactor = dilations
     options.fusedActivationFunction = activation
-    x, _, bias = operands(b, node)
-    w = node.inputs[1]
-    assert w is not None
-    b.operator("CONV_3D", [x, b.transposed(w, (1, 2, 3, 4, 0)), bias], [output], options)
+    x, w, bias = operands(b, node, (1, 2, 3, 4, 0))
+    b.operator("CONV_3D", [x, w, bias], [output], options)
 
 
 def transpose_conv(
@@ -138,19 +134,21 @@ def _affine(b: Builder, x: int, factors: Sequence[int], offsets: Sequence[int]) 
     return made[2]
 
 
-def operands(b: Builder, node: ir.Node) -> tuple[int, int, int | None]:
-    """The tensors of X, W and B; the output channels lead W. A missing B is zeros, which kernels take."""
+def operands(b: Builder, node: ir.Node, order: Sequence[int] | None = None) -> tuple[int, int, int | None]:
+    """The tensors of X, W and B; the output channels lead W, whose tensor has its axes in `order`. A missing B
+    is zeros, which kernels take."""
     x, w, *rest = node.inputs
     assert x is not None and w is not None
+    kernel = b.index(w) if order is None else b.transposed(w, order)
     bias = rest[0] if rest else None
     if b.storage(x).quantized and b.storage(w).quantized:
-        return b.index(x), b.index(w), integer_bias(b, x, w, bias)
+        return b.index(x), kernel, integer_bias(b, x, w, bias)
     if bias is not None:
-        return b.index(x), b.index(w), b.index(bias)
+        return b.index(x), kernel, b.index(bias)
     channels = None if w.shape is None else w.shape[0]
     if not isinstance(channels, int):
-        return b.index(x), b.index(w), None
-    return b.index(x), b.index(w), b.constant(np.zeros(channels, np.float32), "zero_bias")
+        return b.index(x), kernel, None
+    return b.index(x), kernel, b.constant(np.zeros(channels, np.float32), "zero_bias")
 
 
 def integer_bias(b: Builder, x: ir.Value, w: ir.Value, bias: ir.Value | None) -> int:
