@@ -39,6 +39,8 @@ SAMPLES = 2
 GROUPS = 256
 # Elements of an output that are kept of each measurement.
 ELEMENTS = 1 << 16
+# Bytes of rounded weights that are kept between measurements.
+HELD = 512 << 20
 # Weights that the final list may be relieved of: each costs a run on all samples.
 RELIEVED = 16
 
@@ -243,6 +245,8 @@ class _Probe:
         self._narrow = narrow
         self._samples = samples
         self._allowed = allowed
+        self._held: dict[str, Array] = {}
+        self._room = HELD
         self._known: dict[tuple[frozenset[str], int], float] = {}
         self._exact: dict[int, dict[str, Array]] = {}
         self.order: list[int] = list(range(len(samples)))  # of the samples: the worst first
@@ -254,8 +258,18 @@ class _Probe:
         self._reference.close()
 
     def _run(self, sample: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array]:
-        weights = {n: self._narrow[n].numpy().astype(np.float32) for n in names}
+        weights = {n: self._rounded(n) for n in names}
         return self._reference.run({**sample, **weights}, list(self._allowed))
+
+    def _rounded(self, name: str) -> Array:
+        """A weight as it comes back from narrow storage; kept while there is room."""
+        if name in self._held:
+            return self._held[name]
+        array = self._narrow[name].numpy().astype(np.float32)
+        self._room -= array.nbytes
+        if self._room >= 0:
+            self._held[name] = array
+        return array
 
     def exact(self, index: int) -> dict[str, Array]:
         """The outputs for a sample with all weights wide."""
