@@ -112,9 +112,7 @@ def test_the_pass_changes_nothing_and_leaves_statistics(model: ir.Model) -> None
 
 def test_observe_gives_whole_tensors_in_order(model: ir.Model) -> None:
     seen: list[tuple[int, np.ndarray, np.ndarray]] = []
-    count = observe(
-        model, grouped(1)(), ["x", "t"], lambda i, v: seen.append((i, v["x"], v["t"])), jobs=2
-    )
+    count = observe(model, grouped(1)(), ["x", "t"], lambda i, v: seen.append((i, v["x"], v["t"])), jobs=2)
     with Reference(models.network()) as reference:
         whole = reference.run({"x": X}, ["t"])["t"]
     assert count == len(X) and [i for i, _, _ in seen] == list(range(len(X)))
@@ -195,7 +193,9 @@ def test_damaged_files(model: ir.Model, tmp_path: Path, change: Callable[[bytes]
         Calibration(tmp_path / "s.json", model)
 
 
-def test_the_cache_answers_by_content(model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_answers_by_content(
+    model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Calibration(grouped(1), model, cache=tmp_path).statistics(model)
     assert len(list(tmp_path.rglob("*.json"))) == 1
 

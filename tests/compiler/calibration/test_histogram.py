@@ -26,7 +26,10 @@ def histogram(values: np.ndarray) -> Histogram:
 @given(VALUES, VALUES)
 def test_parts_add_up_to_the_whole(a: list[float], b: list[float]) -> None:
     x, y = np.array(a, np.float32), np.array(b, np.float32)
-    whole, sums = histogram(np.concatenate([x, y])), (histogram(x) + histogram(y), histogram(y) + histogram(x))
+    whole, sums = (
+        histogram(np.concatenate([x, y])),
+        (histogram(x) + histogram(y), histogram(y) + histogram(x)),
+    )
     for found in sums:
         assert found.exponent == whole.exponent
         assert np.array_equal(found.counts, whole.counts)
@@ -48,7 +51,9 @@ def test_bins_are_where_they_say() -> None:
     inside = (x != 0) & ~np.isin(x, edges)
     # numpy's bins are [a, b), ours (a, b] below zero: equal where no value is an edge.
     expected, _ = np.histogram(x[inside].astype(np.float64), edges)
-    assert np.array_equal(found.counts[: 2 * BINS + 1] - expected, histogram(x[~inside]).on(found.exponent).counts)
+    assert np.array_equal(
+        found.counts[: 2 * BINS + 1] - expected, histogram(x[~inside]).on(found.exponent).counts
+    )
 
 
 def stats(x: np.ndarray) -> TensorStats:
