@@ -245,7 +245,7 @@ class Declaration:
             wanted = slots(inherited or row, call, scheme)
             if wanted is None:
                 continue
-            found = tuple(unmet((*self.common(op), row), call, wanted))
+            found = tuple(unmet((row, *self.common(op)), call, wanted))
             if not found:
                 return inherited or row
             refusals.append((distance(found), row, found))

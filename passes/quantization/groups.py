@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.declaration import Slot
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.operators import storage
 from tapeout.compiler.schemes import levels
 from tapeout.passes.quantization.placement import Cluster
 from tapeout.passes.quantization.ranges import Interval, Ranges
@@ -87,6 +88,7 @@ class Groups:
     def __init__(self, clusters: Iterable[Cluster], ranges: Ranges, requantize: float) -> None:
         self._of: dict[Member, Group] = {}
         self._ranges, self._coarser = ranges, requantize
+        self._redone: set[tuple[ir.Node, bool, int]] = set()
         clusters = list(clusters)
         self._clusters = {c.node: c for c in clusters}
         for cluster in clusters:
@@ -104,27 +106,70 @@ class Groups:
 
     # --- making them ---
 
+    def kept(self, cluster: Cluster, slot: Slot) -> bool:
+        """Whether the tensor of a slot stays stored as it arrived."""
+        return slot.stored and (cluster.node, slot.output, slot.position) not in self._redone
+
     def _add(self, cluster: Cluster) -> None:
+        slots = [s for s in cluster.slots if s.rule.role not in ("weight", "bias")]
+        arrived = {s: self._arrived(cluster, s) for s in slots}
+        anchor = self._anchor(cluster, [s for s in slots if s.port in cluster.row.same_scale], arrived)
         together: list[Group] = []
-        for slot in cluster.slots:
-            if slot.rule.role in ("weight", "bias"):
-                continue
+        for slot in slots:
             value = cluster.end(slot) if slot.output else slot.value
             member = Member(value, None) if slot.output else Member(value, cluster.node, slot.position)
             group = Group(slot.dtype, self._is_symmetric(cluster, slot), [member], order=len(self._of))
-            if isinstance(slot.rule.scale, float):
-                zero = 0 if slot.rule.zp is None else slot.rule.zp
-                group.fixed = Parameters(slot.dtype, float(np.float32(slot.rule.scale)), zero)
-            else:
+            shared = slot.port in cluster.row.same_scale
+            fixed = self._fixed(slot) or (anchor if shared else None)
+            known = arrived[slot]
+            if slot.stored and fixed is not None and fixed != known:
+                self._redone.add((cluster.node, slot.output, slot.position))
+            group.fixed = fixed or known
+            if group.fixed is None:
                 found = self._ranges.of(value, slot.dtype.bitwidth, cluster.scheme.symmetric)
                 assert not isinstance(found, str)
                 group.own[value] = found
             self._of[member] = group
-            if slot.port in cluster.row.same_scale:
+            if shared:
                 together.append(group)
         for other in together[1:]:
             if self._of[together[0].members[0]] is not (mine := self._of[other.members[0]]):
                 self._merge(self._of[together[0].members[0]], mine)
+
+    @staticmethod
+    def _fixed(slot: Slot) -> Parameters | None:
+        """The scale that the row gives."""
+        if not isinstance(slot.rule.scale, float):
+            return None
+        return Parameters(slot.dtype, float(np.float32(slot.rule.scale)), slot.rule.zp or 0)
+
+    @staticmethod
+    def _arrived(cluster: Cluster, slot: Slot) -> Parameters | None:
+        """The scale and zero point that the model came with."""
+        if not slot.stored:
+            return None
+        known = storage(slot.value, output=slot.output, fuses=cluster.row.fuses)
+        scale, zero = g.scalar(known.scale), 0 if known.zero_point is None else g.scalar(known.zero_point)
+        if scale is None or zero is None or known.dtype is None:
+            return None
+        return Parameters(known.dtype, float(scale), int(zero))
+
+    def _anchor(
+        self, cluster: Cluster, slots: list[Slot], arrived: dict[Slot, Parameters | None]
+    ) -> Parameters | None:
+        """The scale that the slots which must agree take where the model's own differ.
+
+        One tensor in: its own, for nothing of it may be cut off, and what comes out is on its levels. Several:
+        that of the result, to which they will be rounded anyway.
+        """
+        known = [arrived[s] for s in slots if arrived[s] is not None]
+        if not known:
+            return None
+        reads = [s for s in slots if not s.output]
+        makes = [arrived[s] for s in slots if s.output and arrived[s] is not None]
+        if len(reads) > 1 and makes:
+            return makes[0]
+        return next((arrived[s] for s in reads if arrived[s] is not None), known[0])
 
     @staticmethod
     def _is_symmetric(cluster: Cluster, slot: Slot) -> bool:

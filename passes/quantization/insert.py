@@ -21,6 +21,7 @@ from tapeout.compiler.declaration import Slot
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.functions import DOMAIN, declare
 from tapeout.compiler.ir.origin import merged_origin, origin, set_origin
+from tapeout.compiler.operators import storage
 from tapeout.compiler.schemes import levels
 from tapeout.passes.quantization.groups import Groups, Parameters
 from tapeout.passes.quantization.placement import QUESTIONS, Cluster
@@ -57,14 +58,15 @@ class Inserter:
         made: dict[ir.Value, ir.Value] = {}  # what a cluster made -> the DequantizeLinear that stands for it
         for cluster in clusters:
             for slot in cluster.slots:
-                if slot.output:
+                if slot.output and not self.groups.kept(cluster, slot):
                     value = cluster.end(slot)
                     stored = self.groups.output(value)
                     assert stored is not None
                     made[value] = self._output(cluster.last, value, stored)
         for cluster in clusters:
             for slot in cluster.slots:
-                if not slot.output and slot.rule.role not in ("weight", "bias"):
+                plain = not slot.output and slot.rule.role not in ("weight", "bias")
+                if plain and not self.groups.kept(cluster, slot):
                     self._input(cluster, slot, made)
             self._constants(cluster)
 
@@ -104,7 +106,7 @@ class Inserter:
                 else:
                     self.model.graph.insert_after(maker, [coded, real])
                 found = real.outputs[0]
-                if value is not slot.value:
+                if value is not slot.value or slot.stored:
                     self.requantized.append((value.name or "", cluster.node.name or ""))
             self._stored[value, wanted] = found
         cluster.node.replace_input_with(slot.position, found)
@@ -151,7 +153,7 @@ class Inserter:
     def _constants(self, cluster: Cluster) -> None:
         """The weight and the bias of a cluster."""
         ports = {s.port: s for s in cluster.slots if not s.output}
-        for slot in (s for s in cluster.slots if s.rule.role == "weight"):
+        for slot in (s for s in cluster.slots if s.rule.role == "weight" and not s.stored):
             bias = next((s for s in cluster.slots if s.rule.role == "bias"), None)
             self._weight(cluster, slot, bias, self._scale_of(cluster, ports, bias, slot))
         for slot in (s for s in cluster.slots if s.rule.role == "bias"):
@@ -189,7 +191,7 @@ class Inserter:
         made = None if output is None else self.groups.output(cluster.end(output))
         if factor and made is not None:
             scale = np.maximum(scale, made.scale * LEAST_MULTIPLIER / factor)
-        if factor and bias is not None and (offset := g.constant(bias.value)) is not None:
+        if factor and bias is not None and (offset := _real_numbers(bias.value)) is not None:
             room = np.abs(offset.astype(np.float64).reshape(-1)) / (factor * BIAS_ROOM)
             scale = np.maximum(scale, room if scale.ndim else room.max(initial=0.0))
         scale = np.maximum(scale, 2.0**-100).astype(np.float32)
@@ -218,8 +220,12 @@ class Inserter:
             factor = g.constant(made.inputs[1]) if made is not None else None
             assert factor is not None
             scale = scale * factor.astype(np.float64)
-        array = g.constant(slot.value)
+        array = _real_numbers(slot.value)
         assert array is not None
+        if slot.stored:
+            known = g.constant(storage(slot.value).scale)
+            if known is not None and np.allclose(known, scale, rtol=1e-6, atol=0):
+                return
         scale = np.broadcast_to(scale, array.shape).astype(np.float32)
         lowest, highest = levels(slot.dtype)
         codes = np.rint(array.astype(np.float64) / scale.astype(np.float64))
@@ -259,6 +265,20 @@ class Inserter:
         set_origin(node, merged_origin([reader]))
         graph.insert_before(reader, node)
         return made
+
+
+def _real_numbers(value: ir.Value) -> Array | None:
+    """The numbers of a small constant, behind its DequantizeLinear or not."""
+    known = storage(value)
+    array = g.constant(known.value)
+    if array is None or not known.quantized:
+        return array
+    scale, zero = g.constant(known.scale), g.constant(known.zero_point)
+    if scale is None:
+        return None
+    offset = 0.0 if zero is None else zero.astype(np.float64)
+    made: Array = (array.astype(np.float64) - offset) * scale.astype(np.float64)
+    return made
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from tapeout.compiler.declaration import Declaration, Refusal, Row, Slot
 from tapeout.compiler.declaration.quantizing import slots
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import CONVOLUTIONS, LAST, MATRIX
-from tapeout.compiler.operators import fused_activation
+from tapeout.compiler.operators import DEQUANTIZE, fused_activation, operator_name, storage
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.schemes import FLOAT32, STATIC, Scheme
 from tapeout.passes.layout.minimum_cut import SINK, SOURCE, Network
@@ -96,7 +96,7 @@ class Placer:
         for node in self.model.graph:
             if node in fused or not touches_floats(node):
                 continue
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            if operator_name(node) in (*DEQUANTIZE, "QuantizeLinear"):
                 continue
             offered = self._offer(node, stated)
             if isinstance(offered, str):
@@ -116,7 +116,7 @@ class Placer:
             return "the recipe keeps it in floating-point"
         if g.has_subgraph(node):
             return "control flow"
-        scheme = self.scheme if name is None else STATIC[name]
+        scheme = (_arrived(node) or self.scheme) if name is None else STATIC[name]
         row = self.declaration.quantized(node, scheme, self.model.functions)
         if isinstance(row, Refusal):
             if name is not None:
@@ -129,8 +129,8 @@ class Placer:
         reason = self._unknown(cluster)
         if reason is not None:
             return reason
-        if name is not None:
-            stated.add(node)
+        if name is not None or all(s.stored for s in wanted if s.rule.role != "bias"):
+            stated.add(node)  # asked for, or in integers as the model arrived
         elif not self.everything and (why := self._too_wide(cluster)) is not None:
             return why
         return cluster
@@ -138,7 +138,7 @@ class Placer:
     def _unknown(self, cluster: Cluster) -> str | None:
         """Why a tensor of the cluster cannot be given a scale."""
         for slot in cluster.slots:
-            if slot.rule.role in ("weight", "bias") or isinstance(slot.rule.scale, float):
+            if slot.stored or slot.rule.role in ("weight", "bias") or isinstance(slot.rule.scale, float):
                 continue
             value = cluster.end(slot) if slot.output else slot.value
             found = self.ranges.of(value, slot.dtype.bitwidth, cluster.scheme.symmetric)
@@ -182,14 +182,22 @@ class Placer:
         for value in values:
             if value.dtype is None or not value.dtype.is_floating_point() or value in inner:
                 continue
-            if g.is_constant(value):
+            if g.is_constant(value) or g.is_constant(storage(value).value):
                 continue
             made = value.producer()
             if value in inputs:
                 maker = SOURCE if value.name in self.integers else SINK
+            elif made is None:
+                maker = SINK
+            elif operator_name(made) in DEQUANTIZE:
+                maker = SOURCE
             else:
-                maker = keys.get(ends.get(made, made), SINK) if made is not None else SINK
-            readers = {keys.get(u.node, SINK) for u in value.uses() if u.node.op_type not in QUESTIONS}
+                maker = keys.get(ends.get(made, made), SINK)
+            readers = {
+                SOURCE if operator_name(u.node) == "QuantizeLinear" else keys.get(u.node, SINK)
+                for u in value.uses()
+                if u.node.op_type not in QUESTIONS
+            }
             if value.is_graph_output():
                 readers.add(SOURCE if value.name in self.integers else SINK)
             cost = CONVERSION * _elements(value)
@@ -207,6 +215,17 @@ class Placer:
         for node in [n for n in found.clusters if not sides[keys[n]]]:
             found.left[node] = "it costs less between floats"
             del found.clusters[node]
+
+
+def _arrived(node: ir.Node) -> Scheme | None:
+    """The scheme of a node that arrives between DequantizeLinear and QuantizeLinear."""
+    for value in node.inputs:
+        if value is None or g.is_constant(value):
+            continue
+        known = storage(value)
+        if known.quantized and not g.is_constant(known.value):
+            return next((s for s in STATIC.values() if s.act == known.dtype), None)
+    return None
 
 
 def _elements(value: ir.Value) -> int:
