@@ -62,7 +62,7 @@ class Inserter:
                     value = cluster.end(slot)
                     stored = self.groups.output(value)
                     assert stored is not None
-                    made[value] = self._output(cluster.last, value, stored)
+                    made[value] = self._output(cluster.last, value, stored, slot.stored)
         for cluster in clusters:
             for slot in cluster.slots:
                 plain = not slot.output and slot.rule.role not in ("weight", "bias")
@@ -72,7 +72,7 @@ class Inserter:
 
     # --- activations ---
 
-    def _output(self, last: ir.Node, value: ir.Value, stored: Parameters) -> ir.Value:
+    def _output(self, last: ir.Node, value: ir.Value, stored: Parameters, arrived: bool = False) -> ir.Value:
         graph = self.model.graph
         readers = list(value.uses())
         coded, real = self._pair(value, stored, origin(last))
@@ -86,6 +86,8 @@ class Inserter:
                 if output is value:
                     graph.outputs[i] = result
         value.name, result.name = g.fresh(graph, value.name or "value"), value.name
+        if arrived:
+            self.requantized.append((result.name or "", readers[0].node.name or "" if readers else ""))
         if (layout := value.metadata_props.pop(LAYOUT, None)) is not None:
             result.metadata_props[LAYOUT] = layout
         self._stored[result, stored] = result
