@@ -13,6 +13,7 @@ from tapeout.passes.decompose import ELU_OF_ONE, Decompose
 from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.fusion import FUSION
 from tapeout.passes.layout import ChannelsLast
+from tapeout.passes.quantization.arriving import ARRIVING
 from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
 from tapeout.targets.tflite.legalize.fusible import FusibleActivations
 from tapeout.targets.tflite.legalize.padding import Padding
@@ -33,7 +34,8 @@ FLOAT = ("float32", "float16")
 
 def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
-    plain = PLAIN if request.scheme in FLOAT else (with_integers(request.device), *PLAIN[1:])
+    integers = (ARRIVING, with_integers(request.device), *PLAIN[1:])
+    plain = PLAIN if request.scheme in FLOAT else integers
     wide = patterns(request.options.get(OPTION, ""))
     storage: tuple[Pass, ...] = (HalfStorage(wide=wide),) if request.scheme == "float16" else ()
     measured = (Calibrate(request.calibration),) if request.calibration is not None else ()
@@ -57,7 +59,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
 
 def quantization(request: Request) -> tuple[Pass, ...]:
     """What makes integers of the float graph, for a static scheme."""
-    if request.scheme not in STATIC or request.calibration is None:
+    if request.scheme not in STATIC:
         return ()
     from tapeout.passes.quantization import Quantize
     from tapeout.targets.tflite import declaration
@@ -67,7 +69,7 @@ def quantization(request: Request) -> tuple[Pass, ...]:
         Quantize(
             STATIC[request.scheme],
             declaration(request.device),
-            lambda: calibration.collected,
+            None if calibration is None else lambda: calibration.collected,
             request.recipe or Recipe(),
             request.dtypes,
         ),
