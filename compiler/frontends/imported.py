@@ -95,7 +95,7 @@ def check(
                     how = (
                         f"has shape {list(d.found_shape)}, expected {list(d.shape)}"
                         if d.shape != d.found_shape
-                        else f"is off by {number(d.relative)} of the largest value, at most {number(allowed)} is allowed"
+                        else f"is off by {number(d.relative)} of the largest value, {number(allowed)} is allowed"
                     )
                     raise AccuracyError(
                         f"the conversion from {imported.framework} changed the model: output '{name}' {how}",

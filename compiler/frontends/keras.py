@@ -55,16 +55,28 @@ def _check_archive(path: Path) -> None:
                 if not {"config.json", "model.weights.h5"} <= members.keys() or len(members) != len(
                     archive.infolist()
                 ):
-                    raise InvalidModelError(f"'{path}' is no Keras file: config.json or its weights are missing")
+                    raise InvalidModelError(
+                        f"'{path}' is no Keras file: config.json or its weights are missing"
+                    )
                 if members["config.json"].file_size > CONFIG_BYTES:
                     raise ResourceError(f"'{path}': its configuration has more than {CONFIG_BYTES:,} bytes")
                 for member in members.values():
                     if member.file_size > keras_step.EXPANSION * max(member.compress_size, 512):
-                        raise ResourceError(f"'{path}': '{member.filename}' claims {member.file_size:,} bytes")
+                        raise ResourceError(
+                            f"'{path}': '{member.filename}' claims {member.file_size:,} bytes"
+                        )
                 config = json.loads(archive.read("config.json"))
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, RecursionError) as error:
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+            RecursionError,
+        ) as error:
             raise InvalidModelError(
-                f"'{path}' is damaged, or no Keras file: {error}", hint="save it again: model.save('model.keras')"
+                f"'{path}' is damaged, or no Keras file: {error}",
+                hint="save it again: model.save('model.keras')",
             ) from error
     try:
         keras_step.check_config(config)

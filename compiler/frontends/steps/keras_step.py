@@ -68,10 +68,15 @@ def check_config(config: Any) -> None:
         bare = name.rpartition(">")[2]
         if bare in UNSAFE:
             unsafe[label] = f"{bare} '{label}': {UNSAFE[bare]}"
-        elif name in ("function", "__lambda__", "__tensor__", "__numpy__") and name in ("function", "__lambda__"):
+        elif name in ("function", "__lambda__", "__tensor__", "__numpy__") and name in (
+            "function",
+            "__lambda__",
+        ):
             custom[label] = f"a Python function ({str(inner)[:60]})"
-        elif ">" in name or made.get("registered_name") not in (None, name) or (
-            module is not None and module not in KERAS_MODULES
+        elif (
+            ">" in name
+            or made.get("registered_name") not in (None, name)
+            or (module is not None and module not in KERAS_MODULES)
         ):
             custom[label] = f"{name} '{label}'" + (f" of {module}" if module else "")
     if unsafe:
@@ -134,7 +139,9 @@ def _check_hdf5(path: str, config: bool) -> None:
                     raise Refused("invalid_model", f"the data of '{each.name}' lies in another file")
                 stored = each.id.get_storage_size()
                 if each.nbytes > EXPANSION * max(stored, 512):
-                    raise Refused("resource", f"'{each.name}' claims {each.nbytes:,} bytes, {stored:,} are stored")
+                    raise Refused(
+                        "resource", f"'{each.name}' claims {each.nbytes:,} bytes, {stored:,} are stored"
+                    )
         if not config:
             return
         text = file.attrs.get("model_config")
@@ -154,7 +161,9 @@ class Model:
     """A model of the framework: `function` on tensors in the order of `inputs` ((name, TensorSpec) each) gives a
     list in the order of `outputs`. `layers` are the names that parts of a graph are called after."""
 
-    def __init__(self, function: Any, inputs: Sequence[Any], outputs: Sequence[str], layers: Sequence[str]) -> None:
+    def __init__(
+        self, function: Any, inputs: Sequence[Any], outputs: Sequence[str], layers: Sequence[str]
+    ) -> None:
         self.function, self.inputs, self.outputs, self.layers = function, inputs, outputs, layers
 
 
@@ -166,10 +175,13 @@ def read_keras(path: str) -> Model:
     if path.endswith(".keras"):
         import zipfile
 
-        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights:
-            with open("weights.h5", "wb") as copy:
-                while piece := weights.read(1 << 22):
-                    copy.write(piece)
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open("model.weights.h5") as weights,
+            open("weights.h5", "wb") as copy,
+        ):
+            while piece := weights.read(1 << 22):
+                copy.write(piece)
         _check_hdf5("weights.h5", config=False)
         os.remove("weights.h5")
     else:
@@ -179,12 +191,14 @@ def read_keras(path: str) -> Model:
     except Exception as error:
         raise Refused(
             "invalid_model",
-            f"Keras {keras.__version__} cannot load it: {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            f"Keras {keras.__version__} cannot load it: {type(error).__name__}: {_line(error)}",
             "a file of Keras 2 may need that Keras: save it as a SavedModel there",
         ) from error
     tensors = tf.nest.flatten(model.inputs)
     if not tensors:
-        raise Refused("unsupported", "the model has no fixed inputs (a subclassed model)", "use model.export('folder')")
+        raise Refused(
+            "unsupported", "the model has no fixed inputs (a subclassed model)", "use model.export('folder')"
+        )
     try:
         structure = model.input if isinstance(model.input, dict | list | tuple) else None
     except AttributeError:  # a Sequential that was read, not called
@@ -216,7 +230,9 @@ def read_saved_model(path: str) -> Model:
     try:
         loaded = tf.saved_model.load(path)
     except Exception as error:
-        raise Refused("invalid_model", f"TensorFlow {tf.__version__} cannot load it: {str(error)[:300]}") from error
+        raise Refused(
+            "invalid_model", f"TensorFlow {tf.__version__} cannot load it: {str(error)[:300]}"
+        ) from error
     signatures = dict(loaded.signatures)
     key = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
     if key is None:
@@ -232,7 +248,10 @@ def read_saved_model(path: str) -> Model:
             "save one of them as serving_default",
         )
     concrete = signatures[key]
-    specs = [(name, tf.TensorSpec(s.shape, s.dtype)) for name, s in sorted(concrete.structured_input_signature[1].items())]
+    specs = [
+        (name, tf.TensorSpec(s.shape, s.dtype))
+        for name, s in sorted(concrete.structured_input_signature[1].items())
+    ]
     outputs = sorted(concrete.structured_outputs)
 
     def call(*given: Any) -> list[Any]:
@@ -317,7 +336,9 @@ class Step:
         with np.load(request["feed"], allow_pickle=False) as feed:
             given = [tf.constant(feed[name]) for name, _ in self._model.inputs]
         found = self._model.function(*given)
-        np.savez(request["result"], **{n: np.asarray(v) for n, v in zip(self._model.outputs, found, strict=True)})
+        np.savez(
+            request["result"], **{n: np.asarray(v) for n, v in zip(self._model.outputs, found, strict=True)}
+        )
         return {}
 
 
@@ -331,19 +352,60 @@ def _to_onnx(model: Model) -> Any:
     specs = [tf.TensorSpec(s.shape, s.dtype, name=f"in{i}") for i, (_, s) in enumerate(model.inputs)]
     try:
         proto, _ = tf2onnx.convert.from_function(
-            tf.function(model.function), input_signature=specs, opset=OPSET, large_model=False
+            tf.function(model.function),
+            input_signature=specs,
+            opset=OPSET,
+            custom_op_handlers={"Erfc": (_erfc, [])},
         )
     except Exception as error:
         raise Refused(
             "unsupported", f"tf2onnx cannot convert it: {type(error).__name__}: {str(error).strip()[:300]}"
         ) from error
+    _check_known(proto, model)
     return proto
+
+
+def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
+    """erfc(x) -> 1 + erf(-x): Keras writes the exact GELU with it, and tf2onnx has no such operator."""
+    from tf2onnx import utils
+
+    dtype, shape = context.get_dtype(node.output[0]), context.get_shape(node.output[0])
+    negative = context.make_node("Neg", node.input, name=utils.make_name(name))
+    erf = context.make_node("Erf", negative.output, name=utils.make_name(name))
+    one = context.make_const(utils.make_name(name), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
+    context.remove_node(node.name)
+    context.make_node(
+        "Add",
+        [erf.output[0], one.output[0]],
+        outputs=node.output,
+        name=node.name,
+        shapes=[shape],
+        dtypes=[dtype],
+    )
+
+
+def _check_known(proto: Any, model: Model) -> None:
+    """tf2onnx leaves what it does not know in the graph as it was."""
+    import onnx
+
+    layers = set(model.layers)
+    unknown: dict[str, str] = {}
+    for node in _nodes(proto.graph):
+        if not onnx.defs.has(node.op_type, node.domain or ""):
+            unknown.setdefault(node.op_type, _layer(node.name, layers))
+    if unknown:
+        raise Refused(
+            "unsupported",
+            "tf2onnx has no conversion for: "
+            + "; ".join(f"{op} ('{at}')" for op, at in sorted(unknown.items())[:10]),
+            "write these parts with other operators",
+        )
 
 
 def _rename(proto: Any, model: Model) -> dict[str, str]:
     """Give inputs and outputs the model's own names; node -> layer."""
     graph = proto.graph
-    if len(graph.output) != len(set(o.name for o in graph.output)):
+    if len(graph.output) != len({o.name for o in graph.output}):
         raise Refused("unsupported", "the model returns the same tensor twice")
     wanted = {f"in{i}": name for i, (name, _) in enumerate(model.inputs)}
     outputs = list(model.outputs) if len(model.outputs) == len(graph.output) else []
@@ -362,7 +424,16 @@ def _rename(proto: Any, model: Model) -> dict[str, str]:
         change.setdefault(value.name, new)
     _replace(graph, change)
     layers = set(model.layers)
-    return {n.name: layer for n in graph.node if n.name and (layer := _layer(n.name, layers))}
+    return {n.name: layer for n in _nodes(graph) if n.name and (layer := _layer(n.name, layers))}
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph and of the graphs inside it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _replace(graph: Any, change: Mapping[str, str]) -> None:
@@ -380,7 +451,7 @@ def _replace(graph: Any, change: Mapping[str, str]) -> None:
 
 
 def _layer(node: str, layers: set[str]) -> str:
-    """"functional_1/block_1/conv1_1/convolution__6" -> "block/conv1": the layers that a node's name tells of.
+    """ "functional_1/block_1/conv1_1/convolution__6" -> "block/conv1": the layers that a node's name tells of.
 
     TensorFlow adds a number to a scope that is entered again. Where no layer is known the name without its
     last part is the nearest.
@@ -395,6 +466,10 @@ def _layer(node: str, layers: set[str]) -> str:
     if known:
         return "/".join(known[1:] or known)
     return "/".join(parts[:-1]) or (parts[0] if parts else node)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
 
 
 def _version(package: str) -> str:
