@@ -201,17 +201,17 @@ class Groups:
             return False
         if a.fixed is not None and b.fixed is not None:
             return a.fixed == b.fixed
+        derived = frozenset[ir.Value]() if made is None else self._derived(made)
         merged = Group(a.dtype, a.symmetric or b.symmetric, fixed=a.fixed or b.fixed, own={**a.own, **b.own})
         together = merged.parameters()
         lowest, highest = levels(together.dtype)
         low, high = (float(q - together.zero) * together.scale for q in (lowest, highest))
         step = together.scale / 2
         for group in (a, b):
-            for value, interval in group.own.items():
-                held = made is not None and a.fixed is not None and value is made
+            for value, interval in () if group.fixed is not None else group.own.items():
+                held = a.fixed is not None and value in derived
                 if not held and (interval[0] < low - step or interval[1] > high + step):
                     return False  # a fixed scale would cut it off
-        derived = set() if made is None else self._derived(made)
         for group, other in ((a, b), (b, a)):
             if group.fixed is not None or not group.own:
                 continue
@@ -225,7 +225,7 @@ class Groups:
                 return False
         return True
 
-    def _derived(self, value: ir.Value) -> set[ir.Value]:
+    def _derived(self, value: ir.Value) -> frozenset[ir.Value]:
         """`value`, and what operators that keep its scale make of it alone."""
         found, queue = {value}, [value]
         while queue:
@@ -238,7 +238,7 @@ class Groups:
                 if reads <= found and not ends <= found:
                     found |= ends
                     queue.extend(ends)
-        return found
+        return frozenset(found)
 
     def _only_for(self, group: Group, other: Group) -> bool:
         """Whether the tensors of `group` are read by members of `other` only."""

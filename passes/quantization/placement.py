@@ -73,7 +73,10 @@ class Placement:
 
 
 def touches_floats(node: ir.Node) -> bool:
-    """Whether `node` computes floating-point numbers: shape arithmetic and indices are none of our business."""
+    """Whether `node` computes floating-point numbers from others: shape arithmetic, indices and constants are
+    none of our business."""
+    if node.inputs and all(v is None or g.is_constant(v) for v in node.inputs):
+        return False
     return any(v.dtype is not None and v.dtype.is_floating_point() for v in node.outputs)
 
 
@@ -87,6 +90,7 @@ class Placer:
     recipe: Recipe
     ranges: Ranges
     everything: bool = False
+    overrides: Mapping[str, str] = field(default_factory=dict)  # schemes by node name, before the recipe's
     integers: frozenset[str] = frozenset()  # graph inputs and outputs that are integers outside too
 
     def place(self) -> Placement:
@@ -111,9 +115,10 @@ class Placer:
     # --- what the rows offer ---
 
     def _offer(self, node: ir.Node, stated: set[ir.Node]) -> Cluster | str:
-        name = self.recipe.scheme_of(node)
+        name = self.overrides.get(node.name or "") or self.recipe.scheme_of(node)
         if name == FLOAT32:
-            return "the recipe keeps it in floating-point"
+            measured = (node.name or "") in self.overrides
+            return "it costs accuracy in integers" if measured else "the recipe keeps it in floating-point"
         if g.has_subgraph(node):
             return "control flow"
         scheme = (_arrived(node) or self.scheme) if name is None else STATIC[name]

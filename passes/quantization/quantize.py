@@ -32,7 +32,8 @@ class Quantize:
     object of `compiler/calibration`, or a function that gives it when the pass runs).
 
     `dtypes` asks for the storage type of graph inputs and outputs ("int8", "uint8"); without it they stay
-    floating-point. `everything` quantizes whatever has a row, whether it pays or not.
+    floating-point. `everything` quantizes whatever has a row, whether it pays or not. `overrides` are schemes by
+    node name ("float32" for none) that algorithms have chosen; they win over the recipe.
     """
 
     scheme: Scheme
@@ -41,6 +42,7 @@ class Quantize:
     recipe: Recipe = PLAIN
     dtypes: Mapping[str, str] = field(default_factory=dict)
     everything: bool = False
+    overrides: Mapping[str, str] = field(default_factory=dict)
     name: str = "quantize"
 
     def __call__(self, model: ir.Model) -> Changes:
@@ -74,6 +76,7 @@ class Quantize:
             self.recipe,
             ranges,
             self.everything,
+            self.overrides,
             frozenset(io),
         )
         placement = placer.place()
