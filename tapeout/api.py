@@ -142,7 +142,7 @@ def export(
         samples = None if calibration is None else Samples(calibration, preprocess, cache, jobs)
         request = with_calibration(request, samples, prepared)
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
-        report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared, model)}
+        report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared)}
         with clock("passes"):
             manifest = _legalized(prepared, chosen, request, wish, report)
         same_model(request, digests.result())
@@ -162,7 +162,17 @@ def export(
             if verify or require_proof or gates:
                 from tapeout.proof import Claim, judge, locate, prove
 
-                claim = Claim(model, wish, prepared, chosen, request, stage.path(places.artifact), data, jobs)
+                claim = Claim(
+                    model,
+                    wish,
+                    prepared,
+                    chosen,
+                    request,
+                    stage.path(places.artifact),
+                    data,
+                    jobs,
+                    legalized=True,
+                )
                 with clock("verify"):
                     proof = prove(claim)
                 choice = None
@@ -182,7 +192,9 @@ def export(
                                 prepared, chosen, request, stage, places, max_size
                             )
                             place = stage.path(places.artifact)
-                            claim = Claim(model, wish, prepared, chosen, request, place, data, jobs)
+                            claim = Claim(
+                                model, wish, prepared, chosen, request, place, data, jobs, legalized=True
+                            )
                             proof = prove(claim)
                 report["verification"] = proof.as_json() if proof else None
                 report["proof"] = {"proven": proof.proven if proof else [], "unproven": proof is None}
@@ -381,13 +393,11 @@ def _packages() -> dict[str, str]:
     return found
 
 
-def _summary(prepared: Prepared, model: Model) -> dict[str, Any]:
+def _summary(prepared: Prepared) -> dict[str, Any]:
     graph = prepared.model.graph
-    came = (
-        {}
-        if prepared.framework is None
-        else {"framework": prepared.framework, "conversion_error": model.error}
-    )
+    came: dict[str, Any] = {}
+    if prepared.framework is not None:
+        came = {"framework": prepared.framework, "conversion_error": prepared.conversion_error}
     return came | {
         "nodes": len(graph),
         "weights": sum(

@@ -43,6 +43,7 @@ class Prepared:
     perms: dict[str, tuple[int, ...]]
     files: list[Path]
     framework: str | None = None  # that it came from, with its version; None for ONNX
+    conversion_error: float | None = None  # of the ONNX form against the framework, None where it was not run
 
 
 def choose(
@@ -66,9 +67,10 @@ def choose(
 
 def prepare(model: Model, wish: Wish) -> Prepared:
     """Read `model` into the IR, as `wish` says; a given object is not changed."""
-    framework = None
+    framework, conversion_error = None, None
     if isinstance(model, Imported):
-        loaded, files, framework = model.load(), list(model.files), model.framework
+        loaded, files = model.load(), list(model.files)
+        framework, conversion_error = model.framework, model.error
     elif isinstance(model, str | os.PathLike):
         from tapeout.compiler.ir.load import load
 
@@ -102,7 +104,7 @@ def prepare(model: Model, wish: Wish) -> Prepared:
         from tapeout.compiler.ir.relayout import set_layout
 
         perms = set_layout(loaded, wish.layout)
-    return Prepared(loaded, perms, files, framework)
+    return Prepared(loaded, perms, files, framework, conversion_error)
 
 
 def opened(

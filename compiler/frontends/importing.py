@@ -63,9 +63,9 @@ def importing(
 
             imported, run = stack.enter_context(torch_program.converting(path, folder, threads))  # type: ignore[arg-type]
         else:
-            from tapeout.compiler.frontends import keras
+            from tapeout.compiler.frontends import keras_models
 
-            imported, run = stack.enter_context(keras.converting(path, folder, threads))  # type: ignore[arg-type]
+            imported, run = stack.enter_context(keras_models.converting(path, folder, threads))  # type: ignore[arg-type]
         if proven:
             imported = replace(imported, error=check(imported, run, data, examples, threads))
         yield imported

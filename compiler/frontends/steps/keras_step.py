@@ -336,9 +336,8 @@ class Step:
         with np.load(request["feed"], allow_pickle=False) as feed:
             given = [tf.constant(feed[name]) for name, _ in self._model.inputs]
         found = self._model.function(*given)
-        np.savez(
-            request["result"], **{n: np.asarray(v) for n, v in zip(self._model.outputs, found, strict=True)}
-        )
+        arrays: dict[str, Any] = {n: np.asarray(v) for n, v in zip(self._model.outputs, found, strict=True)}
+        np.savez(request["result"], **arrays)
         return {}
 
 
