@@ -102,7 +102,8 @@ text (int64[1,12] ids, float[1,12] attention_mask) => (float[1,6] logits)
    [gelu_half] g4 = Mul (g3, half)
    [mlp_down] d0 = MatMul (g4, wd)
    [mlp_tanh] d1 = Tanh (d0)
-   [pick] first = Gather<axis=1> (d1, index)
+   [tail] dt = Slice (d1, two_at, end_at, axis1)
+   [pick] first = Gather<axis=1> (dt, index)
    [head] h = Gemm (first, wh, bh)
    [head_sigmoid] logits = Sigmoid (h)
 }
@@ -126,6 +127,9 @@ TEXT_CONSTANTS = {
     "from": np.array([3]),
     "to": np.array([15]),
     "axis0": np.array([0]),
+    "two_at": np.array([2]),
+    "end_at": np.array([11]),
+    "axis1": np.array([1]),
     "two": np.float32(2),
     "eps": np.float32(1e-5),
     "heads": np.array([1, 12, 4, 4]),
