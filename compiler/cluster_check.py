@@ -77,6 +77,18 @@ class Deviation:
         rate, count = self.row.bound.rate, max(self.elements, 1)
         return rate + 3 * math.sqrt(rate * (1 - rate) / count) + 1 / count
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kernel": self.row.lower or self.op,
+            "runtime": self.runtime,
+            "quanta": self.quanta,
+            "rate": self.rate,
+            "elements": self.elements,
+            "holds": self.holds,
+            "failure": self.failure,
+        }
+
     def text(self) -> str:
         """ "CONV_2D 'stem' on LiteRT XNNPACK: 2 quanta at 3.1% of the elements, at most 1 at 2%"."""
         head = f"{self.row.lower or self.op} '{self.name}' on {self.runtime}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelError, UsageError
 from tapeout.compiler.metrics import Array, Difference, difference, is_inexact, relative
 from tapeout.compiler.reference import Reference, Source
 from tapeout.compiler.target import Runner
+
+if TYPE_CHECKING:
+    from tapeout.compiler.cluster_check import Deviation
 
 # max|a-b| / max|reference| that a float32 artifact may show, or this many times ORT's own spread.
 FLOAT32 = 1e-5
@@ -36,6 +39,19 @@ class Entry:
         d = self.difference
         return d.pattern and d.shape == d.found_shape and (d.exact or d.relative <= self.tolerance)
 
+    @property
+    def badness(self) -> float:
+        """The error relative to what is allowed, for finding the worst of many."""
+        d = self.difference
+        if not d.pattern or d.shape != d.found_shape:
+            return math.inf
+        return d.relative / self.tolerance if self.tolerance else (0.0 if d.exact else math.inf)
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, for tables."""
+        return number(self.tolerance)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "output": self.output,
@@ -59,6 +75,7 @@ class Verification:
     data: str = "random"
     reference: str = ""
     failure: str | None = None  # why the artifact did not even run
+    clusters: list[Deviation] = field(default_factory=list)  # integer kernels, where they were looked at
 
     @property
     def holds(self) -> bool:
@@ -67,7 +84,7 @@ class Verification:
     def worst(self) -> Entry | None:
         """The entry that fails first, else the one with the largest error relative to its tolerance."""
         failing = [e for e in self.entries if not e.holds]
-        return max(failing or self.entries, key=_badness, default=None)
+        return max(failing or self.entries, key=lambda e: e.badness, default=None)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -78,6 +95,7 @@ class Verification:
             "data": self.data,
             "reference": self.reference,
             "outputs": [e.as_json() for e in self.entries],
+            "clusters": [d.as_json() for d in self.clusters],
         }
 
     def table(self) -> str:
@@ -86,7 +104,7 @@ class Verification:
         for e in self.entries:
             d = e.difference
             argmax = "-" if d.argmax is None else f"{d.argmax:.2%}"
-            numbers = (number(d.error), number(d.relative), number(e.tolerance), number(d.sqnr, ".1f"))
+            numbers = (number(d.error), number(d.relative), e.allowed, number(d.sqnr, ".1f"))
             rows.append(
                 (e.output, e.runtime, *numbers, f"{d.cosine:.7f}", argmax, "ok" if e.holds else "FAILS")
             )
@@ -102,13 +120,6 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first of which is the head, in columns."""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)
-
-
-def _badness(entry: Entry) -> float:
-    d = entry.difference
-    if not d.pattern or d.shape != d.found_shape:
-        return math.inf
-    return d.relative / entry.tolerance if entry.tolerance else (0.0 if d.exact else math.inf)
 
 
 def tolerance(scheme: str, own_spread: float) -> float:

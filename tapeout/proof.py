@@ -15,11 +15,12 @@ import onnx_ir as ir
 from tapeout.compiler import data as inputs
 from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelError, TapeoutError, UsageError
 from tapeout.compiler.frontends.imported import Imported
+from tapeout.compiler.integer_verification import QuantizedEntry
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
 from tapeout.compiler.target import Request, Target
-from tapeout.compiler.verification import Adapter, Entry, Verification, number, verify
+from tapeout.compiler.verification import TOLERANCES, Adapter, Entry, Verification, number, verify
 from tapeout.road import Model, Prepared, Wish, prepare
 
 # Samples of the user's data that an export is checked on; `tapeout verify --samples` takes more.
@@ -31,8 +32,9 @@ GATES = {"sqnr": "min", "cosine": "min", "argmax": "min", "error": "max", "relat
 
 @dataclass(frozen=True)
 class Claim:
-    """An artifact, and the model and wishes that it is said to fulfil. `prepared` may have been through
-    passes: of it only the interface is used."""
+    """An artifact, and the model and wishes that it is said to fulfil. `prepared` may have been through the
+    passes (`legalized`): then it is what was emitted, and for integers is held against; else of it only the
+    interface is used."""
 
     model: Model
     wish: Wish
@@ -43,6 +45,7 @@ class Claim:
     data: str | os.PathLike[str] | None = None
     jobs: int | None = None
     samples: int = SAMPLES
+    legalized: bool = False
 
 
 def running(request: Request, jobs: int | None) -> Request:
@@ -87,6 +90,10 @@ def prove(claim: Claim) -> Verification | None:
         return Verification(failure=error.message, samples=1)
     if not runners:
         return None
+    if claim.request.scheme not in TOLERANCES:
+        from tapeout.integer_proof import prove_quantized
+
+        return prove_quantized(claim, runners)
     samples, name = feeds(claim.prepared.model, claim.data, claim.samples)
     samples = iter(samples)
     first = next(samples)
@@ -118,9 +125,19 @@ def judge(
         return None
     if proof.failure is not None:
         return AccuracyError(f"the artifact does not run: {proof.failure}")
+    broken = next((d for d in proof.clusters if not d.holds), None)
+    if broken is not None:
+        return AccuracyError(
+            broken.text(),
+            hint="a fault of tapeout or of the runtime: please report it; --keep-rejected keeps the file",
+            nodes=[broken.name],
+        )
     worst = proof.worst()
     if worst is not None and not worst.holds:
-        return AccuracyError(describe(worst, proof))
+        hint = None
+        if isinstance(worst, QuantizedEntry) and worst.far:
+            hint = "calibrate on data like what the model meets, or keep layers wider with a recipe"
+        return AccuracyError(describe(worst, proof), hint=hint)
     for metric, bound in gates.items():
         if metric not in GATES:
             raise UsageError(f"no metric '{metric}'; --gate knows {', '.join(GATES)}")
@@ -137,6 +154,8 @@ def judge(
 
 def describe(entry: Entry, proof: Verification) -> str:
     """What is wrong with an output, in one line."""
+    if isinstance(entry, QuantizedEntry):
+        return entry.describe()
     d, where = entry.difference, f"output '{entry.output}' on {entry.runtime}"
     if d.shape != d.found_shape:
         return f"{where} has shape {list(d.found_shape)}, expected {list(d.shape)}"
@@ -158,6 +177,8 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
     from tapeout.compiler.location import find
 
     worst = proof.worst()
+    if isinstance(worst, QuantizedEntry) and proof.failure is None:
+        return error  # its clusters have been looked at
     index = proof.samples - 1 if proof.failure is not None or worst is None else worst.sample
     try:
         samples, _ = feeds(claim.prepared.model, claim.data, claim.samples)

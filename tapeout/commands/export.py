@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,10 +123,13 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         worst = max(checked["outputs"], key=lambda e: e["relative"])
         how = f"{checked['samples']} samples ({checked['data']})"
         lines.append(f"verified on {', '.join(checked['proven'])}: {how}")
-        lines.append(
-            f"largest error {number(worst['relative'])} of the largest value, "
-            f"{number(worst['tolerance'])} allowed, at '{worst['output']}'"
-        )
+        if "ratio" in worst:
+            lines.append(_integers(checked["outputs"]))
+        else:
+            lines.append(
+                f"largest error {number(worst['relative'])} of the largest value, "
+                f"{number(worst['tolerance'])} allowed, at '{worst['output']}'"
+            )
     elif not dry_run:
         lines.append(f"unproven: it was not run on any runtime for {manifest['target']} {manifest['device']}")
     seconds = report["seconds"]
@@ -134,3 +137,14 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")"
     )
     return "\n".join(lines)
+
+
+def _integers(outputs: list[dict[str, Any]]) -> str:
+    """What the proof says of an artifact that computes in integers."""
+    least = min(outputs, key=lambda e: e["sqnr"])
+    noisy = max(outputs, key=lambda e: e["ratio"])
+    why = "" if not noisy["clusters_hold"] else " (every kernel keeps its bound)"
+    return (
+        f"SQNR to the source {least['sqnr']:.1f} dB at '{least['output']}'; "
+        f"noise {noisy['ratio']:.2f} times the quantized graph's at '{noisy['output']}'{why}"
+    )

@@ -1,0 +1,106 @@
+"""Proof of an export in integers: on real data where there is some, against the source and the quantized graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler import data as inputs
+from tapeout.compiler.cluster_check import check_clusters
+from tapeout.compiler.errors import InvalidModelError
+from tapeout.compiler.integer_verification import (
+    LEAST,
+    UNLUCKY,
+    Grid,
+    QuantizedEntry,
+    Question,
+    verify_quantized,
+)
+from tapeout.compiler.metrics import Array
+from tapeout.compiler.reference import Reference
+from tapeout.compiler.target import Runner
+from tapeout.compiler.verification import Verification
+from tapeout.proof import Claim, feeds, running, source_of
+from tapeout.road import prepare
+
+# Samples that the clusters are looked at on, where it comes to that.
+CLUSTER_SAMPLES = 2
+
+
+def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
+    """Hold an artifact that computes in integers against the source, and against its own graph where that is
+    at hand: by noise, and where that leaves a doubt cluster by cluster."""
+    given, name, real = samples_of(claim)
+    drawn = list(given)
+    source, adapter = source_of(claim, drawn[0])
+    graph = claim.prepared.model if claim.legalized else None
+    outputs = [v.name or "" for v in claim.prepared.model.graph.outputs]
+    grids = {} if graph is None else grids_of(graph)
+    with Reference(source, threads=claim.jobs) as first:
+        question = Question(
+            first, None, drawn, outputs, grids, adapter, least=LEAST if real else None, data=name
+        )
+        if graph is None:
+            return verify_quantized(question, runners)
+        with Reference(graph, threads=claim.jobs) as second:
+            result = verify_quantized(replace(question, graph=second), runners)
+    if result.failure is None and any(isinstance(e, QuantizedEntry) and e.noisy for e in result.entries):
+        _clear(claim, graph, runners, drawn, grids, result)
+    return result
+
+
+def samples_of(claim: Claim) -> tuple[Iterable[Mapping[str, Array]], str, bool]:
+    """What to run on, in the source's types, its name, and whether it is real data: the user's, else what the
+    model was calibrated on, else random numbers."""
+    model = claim.prepared.model
+    if claim.legalized and claim.request.dtypes:
+        model = prepare(claim.model, claim.wish).model  # its inputs may be integers by now
+    calibration = claim.request.calibration
+    if claim.data is None and calibration is not None and calibration.has_samples:
+        return itertools.islice(calibration.feeds(), claim.samples), "calibration data", True
+    if claim.data is not None:
+        return inputs.Data(claim.data, model).samples(claim.samples), str(claim.data), True
+    return *feeds(model, None), False
+
+
+def grids_of(model: ir.Model) -> dict[str, Grid]:
+    """How the integer inputs and outputs of the quantized graph are read."""
+    from tapeout.passes.quantization.interface import border
+
+    return {
+        name: Grid(found.scale, found.zero, np.dtype(found.dtype.numpy()))
+        for name, found in border(model).items()
+    }
+
+
+def _clear(
+    claim: Claim,
+    graph: ir.Model,
+    runners: Sequence[Runner],
+    drawn: Sequence[Mapping[str, Array]],
+    grids: Mapping[str, Grid],
+    result: Verification,
+) -> None:
+    """Look at every cluster: where each keeps its bound, what is left is chance."""
+    if any(isinstance(e, QuantizedEntry) and e.ratio > UNLUCKY for e in result.entries):
+        shown = drawn[:1]
+    else:
+        shown = drawn[:CLUSTER_SAMPLES]
+    coded = [{k: grids[k].codes(v) if k in grids else v for k, v in feed.items()} for feed in shown]
+    names = [v.name or "" for node in graph.graph for v in node.outputs]
+    # Of those that show as much, the last: targets list the runtime that fuses most first.
+    runner = max(reversed(runners), key=lambda r: len(r.tensors(coded[0], names)))
+    try:
+        result.clusters = check_clusters(
+            graph, claim.target, running(claim.request, claim.jobs), runner, coded
+        )
+    except InvalidModelError:
+        return
+    if result.clusters and all(d.holds for d in result.clusters):
+        result.entries = [
+            replace(e, cleared=True) if isinstance(e, QuantizedEntry) else e for e in result.entries
+        ]
