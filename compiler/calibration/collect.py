@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tapeout.compiler.calibration.measure import Total, measure
+from tapeout.compiler.calibration.measure import Part, Total, measure, small
 from tapeout.compiler.calibration.session import opened
 from tapeout.compiler.calibration.statistics import Statistics
 from tapeout.compiler.calibration.tensors import Wanted, keys, wanted
@@ -49,18 +49,21 @@ def collect(model: ir.Model, feeds: Callable[[], Iterable[Feed]], jobs: int | No
         def one(
             feed: Feed, values: dict[str, Array], axes: dict[str, tuple[int, ...]] = axes
         ) -> dict[str, Any]:
-            return {
-                n: (measure(a := np.asarray(feed[n] if n in feed else values[n]), axes[n]), a.ndim)
-                for n in axes
-            }
+            found: dict[str, tuple[Part | Array, int]] = {}
+            for name in axes:
+                array = np.asarray(feed[name] if name in feed else values[name])
+                whole = small(array)
+                found[name] = (measure(array, axes[name]) if whole is None else whole, array.ndim)
+            return found
 
         samples = 0
         for parts in stream(model, feeds(), group, one, jobs):
             for name, (part, rank) in parts.items():
-                if part.nan:
+                if not totals[name].take(part, axes[name], rank):
                     raise _nan(what.values[name], samples)
-                totals[name].add(part, rank)
             samples += 1
+    for name, total in totals.items():
+        total.flush(what.axes[name])
     statistics = Statistics(
         {n: t.stats() for n, t in totals.items()}, stand_in=what.stand_in, samples=samples
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,16 @@ Array = NDArray[Any]
 SPREAD = 1 << 15
 # The weight of what was, in the moving averages of the extremes.
 MOMENTUM = 0.9
+# Tensors with fewer elements are gathered over samples, until they are so many, and measured together.
+SMALL = 1 << 12
+TOGETHER = 1 << 13
 # Rows that are summed in float32 before the sums go on in float64.
 ROWS = 256
+
+
+def small(array: Array) -> Array | None:
+    """`array` as it waits for others, where it is small and holds something."""
+    return np.array(array, np.float32) if 0 < array.size < SMALL else None
 
 
 @dataclass(frozen=True)
@@ -114,9 +123,39 @@ class Total:
     moving: tuple[float, float] | None = None
     histogram: Histogram | None = None
     channels: dict[int, Sums] | None = None
+    waiting: list[Array] = field(default_factory=list)
 
-    def add(self, part: Part, rank: int) -> None:
-        """The next sample, in order: sums of floats and moving averages depend on it."""
+    def take(self, found: Part | Array, axes: tuple[int, ...], rank: int) -> bool:
+        """The next sample, measured or small and whole; False where it holds NaN.
+
+        Which small ones are measured together follows from their sizes and order alone.
+        """
+        if isinstance(found, Part):
+            self.flush(axes)
+            if not found.nan:
+                self.add(found, rank)
+            return not found.nan
+        if self.waiting and self.waiting[0].shape != found.shape:
+            self.flush(axes)
+        self.waiting.append(found)
+        if len(self.waiting) * found.size >= TOGETHER:
+            self.flush(axes)
+        return not np.isnan(found).any()
+
+    def flush(self, axes: tuple[int, ...]) -> None:
+        """Measure the small ones that wait."""
+        if not self.waiting:
+            return
+        stack = np.stack(self.waiting)
+        self.waiting = []
+        part = measure(stack, tuple(a + 1 for a in axes))
+        part = replace(part, channels={a - 1: s for a, s in part.channels.items()})
+        rows = stack.reshape(len(stack), -1)
+        self.add(part, stack.ndim - 1, np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1).tolist())
+
+    def add(self, part: Part, rank: int, extremes: Sequence[Sequence[float]] | None = None) -> None:
+        """The next sample, or several with the `extremes` of each, in order: sums of floats and moving averages
+        depend on it."""
         if not part.count:
             return
         self.rank = rank
@@ -124,13 +163,14 @@ class Total:
         self.finite += part.finite
         self.min, self.max = min(self.min, part.min), max(self.max, part.max)
         self.sum += part.sum
-        if self.moving is None:
-            self.moving = (part.min, part.max)
-        else:
+        for new_low, new_high in [(part.min, part.max)] if extremes is None else extremes:
+            if self.moving is None:
+                self.moving = (new_low, new_high)
+                continue
             low, high = self.moving
             self.moving = (
-                MOMENTUM * low + (1 - MOMENTUM) * part.min,
-                MOMENTUM * high + (1 - MOMENTUM) * part.max,
+                MOMENTUM * low + (1 - MOMENTUM) * new_low,
+                MOMENTUM * high + (1 - MOMENTUM) * new_high,
             )
         if part.histogram is not None:
             self.histogram = part.histogram if self.histogram is None else self.histogram + part.histogram
