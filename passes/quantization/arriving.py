@@ -104,6 +104,7 @@ class QuantizeToInt8(NodeRule):
             )
             g.replace(op.graph, reader.outputs[0], real)
         if not made.is_graph_output():
+            made.name = g.fresh(op.graph, made.name or "codes")  # what it was called were other numbers
             return stored
         real = op.DequantizeLinear(stored, scale, shifted, **kept)
         inputs = [real, scale] if zero is None else [real, scale, zero]
