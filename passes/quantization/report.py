@@ -181,7 +181,8 @@ def _name(value: ir.Value) -> str:
     """The source tensor that codes stand for where a DequantizeLinear has its name."""
     for use in value.uses():
         if operator_name(use.node) in DEQUANTIZE and use.idx == 0:
-            return source_names(use.node.outputs[0])[0]
+            name = source_names(use.node.outputs[0])[0]
+            return name.split("~")[0] if g.is_constant(value) else name
     return source_names(value)[0]
 
 
