@@ -46,10 +46,8 @@ class Histogram:
 
     def on(self, exponent: int) -> Histogram:
         """The same values on the range 2^exponent, no smaller than its own."""
-        counts = self.counts
-        for _ in range(min(exponent - self.exponent, BINS.bit_length() + 1)):
-            counts = _halved(counts)
-        return Histogram(exponent, counts)
+        doublings = exponent - self.exponent
+        return self if not doublings else Histogram(exponent, _gathered(self.counts, doublings))
 
     def __add__(self, other: Histogram) -> Histogram:
         exponent = max(self.exponent, other.exponent)
@@ -74,17 +72,16 @@ def count(values: NDArray[np.float32], absmax: float) -> Histogram:
     return Histogram(exponent, np.bincount(index, minlength=2 * BINS + 1))
 
 
-def _halved(counts: Counts) -> Counts:
-    """The bins i gathered in trunc(i / 2)."""
+def _gathered(counts: Counts, doublings: int) -> Counts:
+    """The bins i gathered in trunc(i / 2^doublings)."""
     result = np.zeros_like(counts)
-    half = BINS // 2
-    positive, negative = counts[BINS:], counts[BINS::-1]
-    result[BINS : BINS + half + 1] = _pairs(positive)
-    result[BINS - half : BINS + 1][::-1] += _pairs(negative)
+    step = 1 << min(doublings, BINS.bit_length())
+    most = BINS // step
+    for old, new in ((counts[BINS:], result[BINS:]), (counts[BINS::-1], result[BINS::-1])):
+        if most:
+            new[:most] += old[:BINS].reshape(-1, step).sum(axis=1)
+        else:
+            new[0] += old[:BINS].sum()
+        new[most] += old[BINS]
     result[BINS] -= counts[BINS]  # bin 0 is in both sides
     return result
-
-
-def _pairs(side: Counts) -> Counts:
-    """Sums of bins 2i and 2i + 1 for i = 0 .. BINS / 2; `side` has BINS + 1 bins."""
-    return np.asarray(np.append(side, 0).reshape(-1, 2).sum(axis=1), np.int64)

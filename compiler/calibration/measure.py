@@ -20,8 +20,8 @@ SPREAD = 1 << 15
 # The weight of what was, in the moving averages of the extremes.
 MOMENTUM = 0.9
 # Tensors with fewer elements are gathered over samples, until they are so many, and measured together.
-SMALL = 1 << 12
-TOGETHER = 1 << 13
+SMALL = 1 << 13
+TOGETHER = 1 << 14
 # Rows that are summed in float32 before the sums go on in float64.
 ROWS = 256
 
