@@ -83,7 +83,7 @@ class Builder:
 
     def covers(self, nodes: Iterable[ir.Node]) -> None:
         """What is made from here on computes for `nodes`: a `NodeRule` that replaces more than its root says so."""
-        self._origins = merged_origin(nodes)
+        self.origins = merged_origin(nodes)
 
     def node(
         self,

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from tapeout.compiler.errors import InternalError
+from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.check import faults
 from tapeout.compiler.ir.load import from_text
 from tapeout.compiler.ir.origin import origin
@@ -148,3 +149,22 @@ def test_rules_reach_into_subgraphs() -> None:
     assert Rewrite("test", (DropIdentity(),))(model).count == 1
     assert sorted(n.op_type for n in model.graph.all_nodes()) == ["If", "Neg", "Relu"]
     assert faults(model) == []
+
+
+def test_a_node_rule_that_covers_a_region_records_its_origin() -> None:
+    class NegNeg(NodeRule):
+        ops = ("Neg",)
+
+        def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | str | None:
+            inner = g.producer(node.inputs[0], "Neg")
+            if inner is None:
+                return None
+            op.covers([inner, node])
+            return op.Identity(inner.inputs[0])  # type: ignore[no-any-return]
+
+    text = """<ir_version: 10, opset_import: ["" : 25]>
+    net (float[2] x) => (float[2] y) { [first] a = Neg (x)  [second] y = Neg (a) }"""
+    model = from_text(text)
+    Rewrite("negneg", (NegNeg(),))(model)
+    (node,) = model.graph
+    assert origin(node) == ("first", "second")
