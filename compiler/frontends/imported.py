@@ -55,10 +55,11 @@ class Imported:
 
     def _module(self, name: str) -> str:
         # Nodes of a function that was inlined are called "call/inner".
+        call = name
         found = self.modules.get(name)
-        while found is None and "/" in name:
-            name = name.rpartition("/")[0]
-            found = self.modules.get(name)
+        while found is None and "/" in call:
+            call = call.rpartition("/")[0]
+            found = self.modules.get(call)
         return found if found is not None else name
 
 

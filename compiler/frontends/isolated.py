@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,14 +143,17 @@ class Isolated:
     def _error(self, error: Mapping[str, Any]) -> TapeoutError:
         message, hint = str(error["message"]), error["hint"]
         if error["kind"] == "missing":
-            return VendorToolError(
-                f"{self._name} is needed to read this model, and {message} is not installed",
-                hint=f"pip install 'tapeout[{self._extra}]', or name a Python that has it in {self._variable}",
-            )
+            return self._missing(message)
         kind = _KINDS.get(error["kind"])
         if kind is None:
             return InternalError(f"reading the model with {self._name} failed: {message}")
         return kind(message, hint=hint)
+
+    def _missing(self, packages: str) -> VendorToolError:
+        return VendorToolError(
+            f"{self._name} is needed to read this model, and {packages} is not installed",
+            hint=f"pip install 'tapeout[{self._extra}]', or name a Python that has it in {self._variable}",
+        )
 
     def _died(self) -> VendorToolError:
         assert self._process is not None and self._log is not None
@@ -157,6 +161,9 @@ class Isolated:
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         self._log.seek(0)
         last = [line.strip() for line in self._log.read()[-4000:].splitlines() if line.strip()][-1:]
+        absent = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", last[0]) if last else None
+        if absent is not None:
+            return self._missing(absent[1])
         return VendorToolError(
             f"{self._name} ended with {how} while it read the model" + (f": {last[0][:300]}" if last else "")
         )
