@@ -111,7 +111,7 @@ def _input(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, ranges: Ranges)
     known = [k for n in quantizers if (k := stored(n)) is not None]
     wanted = _as(dtype, known[0] if known else None, value, ranges)
     names = merged_origin([u.node for u in readers][:1])
-    value.dtype = dtype
+    value.type = ir.TensorType(dtype)  # its own: others may share the old one
     node = ir.node("DequantizeLinear", [value, *_numbers(graph, wanted)])
     node.name = g.fresh(graph, f"{value.name}_dequantize")
     real = node.outputs[0]

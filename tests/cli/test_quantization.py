@@ -1,0 +1,47 @@
+"""--recipe and --dtype on the command line, and what the manifest and the report say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.cli.conftest import Cli
+
+
+def data(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "calib.npz", x=rng.standard_normal((6, 3, 8, 8)).astype(np.float32))
+    return folder / "calib.npz"
+
+
+def test_recipe_and_dtype(cli: Cli, model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('scheme = "int8"\n[[rule]]\nop = "Conv"\nrange = "mse"\n')
+    done = cli(
+        "export", model, "--recipe", recipe, "--calibration", data(tmp_path), "--dtype", "x=int8",
+        "-o", tmp_path / "m.tflite", "--no-verify", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    manifest, report = done.json()["manifest"], done.json()["report"]
+    assert manifest["scheme"] == "int8"
+    said = manifest["quantization"]
+    assert said["recipe"]["rule"] == [{"op": "Conv", "range": "mse"}]
+    assert said["interface"]["x"]["scale"] > 0
+    assert said["macs"]["int8"] == said["macs"]["total"] > 0
+    assert report["quantization"]["bits"]["x"] == 8
+
+
+def test_what_does_not_fit(cli: Cli, model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[rule]]\nnode = "nothing*"\nscheme = "float32"\n')
+    calibration = ("--calibration", data(tmp_path), "-o", tmp_path / "m.tflite", "--no-verify")
+    for more, words in (
+        (("--recipe", recipe), "states no scheme"),
+        (("--recipe", recipe, "--quantize", "int8"), "matches nothing"),
+        (("--dtype", "q=int8", "--quantize", "int8"), "no input or output 'q'"),
+        (("--dtype", "x=int8"), "does not compute in integers"),
+    ):
+        done = cli("export", model, *more, *calibration)
+        assert done.code == 2 and words in done.err, done.err
+    assert not (tmp_path / "m.tflite").exists()
