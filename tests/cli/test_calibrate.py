@@ -101,3 +101,35 @@ def test_statistics_of_another_file_are_refused(cli: Cli, model: Path, data: Pat
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(tapeout.TapeoutError, match="made from another model file"):
         same_model(request, [digest(tmp_path / "other.onnx")])
+
+
+def test_data_and_statistics_give_the_same_artifact_under_any_number_of_threads(
+    cli: Cli, model: Path, data: Path, tmp_path: Path
+) -> None:
+    assert cli("calibrate", model, "--calibration", data, "-t", "tflite", "-o", tmp_path / "s.json").code == 0
+    contents = set()
+    for source, jobs in ((data, 1), (data, 2), (tmp_path / "s.json", 1), (tmp_path / "s.json", 2)):
+        place = tmp_path / "o.tflite"
+        done = cli(
+            "export",
+            model,
+            "--quantize",
+            "int8",
+            "--calibration",
+            source,
+            "-j",
+            jobs,
+            "-o",
+            place,
+            "--no-verify",
+        )
+        assert done.code == 0, done.err
+        contents.add(place.read_bytes())
+    assert len(contents) == 1
+
+
+def test_a_static_scheme_without_data_says_what_there_is(cli: Cli, model: Path, tmp_path: Path) -> None:
+    done = cli("export", model, "--quantize", "int8", "-o", tmp_path / "o.tflite")
+    assert done.code == 2 and "needs calibration data" in done.err
+    assert "--calibration random" in done.err and "w8" in done.err
+    assert not (tmp_path / "o.tflite").exists()
