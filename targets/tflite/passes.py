@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tapeout.compiler.calibration.step import Calibrate
 from tapeout.compiler.narrowing import OPTION, patterns
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.recipe import Recipe
@@ -38,7 +37,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
     plain = PLAIN if request.scheme in FLOAT else integers
     wide = patterns(request.options.get(OPTION, ""))
     storage: tuple[Pass, ...] = (HalfStorage(wide=wide),) if request.scheme == "float16" else ()
-    measured = (Calibrate(request.calibration),) if request.calibration is not None else ()
+    measured = calibration(request)
     return (
         *CANONICALIZE,
         *FUSION,
@@ -55,6 +54,15 @@ def passes(request: Request) -> tuple[Pass, ...]:
         *storage,
         *quantization(request),
     )
+
+
+def calibration(request: Request) -> tuple[Pass, ...]:
+    """The measurement of the float graph, where there is data."""
+    if request.calibration is None:
+        return ()
+    from tapeout.compiler.calibration.step import Calibrate
+
+    return (Calibrate(request.calibration),)
 
 
 def quantization(request: Request) -> tuple[Pass, ...]:
