@@ -423,7 +423,19 @@ def _rename(proto: Any, model: Model) -> dict[str, str]:
         change.setdefault(value.name, new)
     _replace(graph, change)
     layers = set(model.layers)
-    return {n.name: layer for n in _nodes(graph) if n.name and (layer := _layer(n.name, layers))}
+    weights = {t.name for t in graph.initializer}
+    return {n.name: _layer_of(n, layers, weights) for n in _nodes(graph) if n.name}
+
+
+def _layer_of(node: Any, layers: set[str], weights: set[str]) -> str:
+    """The layer that a node belongs to: by its own name, else (the converter made it) by that of what it writes, of
+    its weights or of what it reads."""
+    read = sorted(node.input, key=lambda name: name not in weights)
+    for name in (node.name, *node.output, *read):
+        found = _layer(name.partition(":")[0], layers)
+        if set(found.split("/")) <= layers:
+            return found
+    return _layer(node.name, layers)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
