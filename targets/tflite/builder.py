@@ -42,6 +42,8 @@ TYPES: Mapping[ir.DataType, int] = {
 }
 
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
+# Constants that DEQUANTIZE takes, with one scale or with scales along an axis.
+DEQUANTIZED = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.INT2)
 
 # Equal constants up to this size are found by their content, larger ones by being the same tensor.
 CONTENT_LIMIT = 1 << 20
@@ -178,16 +180,17 @@ class Builder:
         shape = g.dims(value)
         assert shape is not None and value.dtype is not None
         turned = [shape[i] for i in perm]
-        half = stored(value)
-        codes = self._reads.get(value)
-        held = value if half is None else half
-        if codes is not None:
-            held = codes.value
-        if held.const_value is None or not g.is_constant(held):
+        half, codes = stored(value), self._reads.get(value) or storage(value)
+        held = codes.value if half is None else half
+        if (
+            held.const_value is None
+            or not g.is_constant(held)
+            or (codes.quantized and recorded(codes) is None)
+        ):
             made = self.like(value, value.name or "transpose", turned)
             self.operator("TRANSPOSE", [value, self.ints(perm, "perm")], [made], s.TransposeOptionsT())
             return made
-        key = (value, tuple(perm), codes is None)
+        key = (value, tuple(perm), value in self._reads)
         if key in self._turned:
             return self._turned[key]
         tensor = held.const_value
@@ -199,11 +202,10 @@ class Builder:
                 shape=ir.Shape(turned),
             )
         )
-        if codes is not None:
-            rank = len(turned)
-            axis = None if codes.axis is None else list(perm).index(codes.axis % rank)
+        if codes.quantized:
+            axis = None if codes.axis is None else list(perm).index(codes.axis % len(turned))
             self.graph.tensors[made].quantization = recorded(codes._replace(axis=axis))
-        elif half is not None:
+        if half is not None or (codes.quantized and value not in self._reads):
             wide = self.tensor(value.name or "weight", turned, value.dtype)
             self.operator("DEQUANTIZE", [made], [wide], s.DequantizeOptionsT())
             made = wide
@@ -333,9 +335,7 @@ class Builder:
         tensor = self._tensor(value.name or "", g.dims(value), value.dtype)
         made = self._index[value] = self._append(tensor)
         stored = storage(value)
-        if g.is_constant(stored.value) and not (
-            stored.dtype == ir.DataType.INT8 or (stored.dtype == ir.DataType.INT16 and stored.axis is None)
-        ):
+        if g.is_constant(stored.value) and (stored.dtype not in DEQUANTIZED or recorded(stored) is None):
             tensor.buffer = self._buffer(in_real_numbers(value))  # DEQUANTIZE does not take such codes
         else:
             self.operator("DEQUANTIZE", [self.stored(stored)], [made], s.DequantizeOptionsT())

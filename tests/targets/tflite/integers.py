@@ -86,8 +86,9 @@ class Cluster:
             if codes.dtype == np.int32:
                 scale = (np.float64(self.params["a"][0]) * self.weights["w"][1]).astype(np.float32)
             scale = np.asarray(scale, np.float32)
-            data += [constant(f"{name}q", codes), constant(f"{name}_s", scale)]
-            data.append(constant(f"{name}_z", np.zeros(scale.shape, codes.dtype)))
+            shown = codes if codes.dtype.kind == "i" else codes.astype(np.int8)  # until `model` narrows it
+            data += [constant(f"{name}q", shown), constant(f"{name}_s", scale)]
+            data.append(constant(f"{name}_z", np.zeros(scale.shape, shown.dtype)))
             axis = "<axis = 0>" if scale.ndim else ""
             lines.append(f"{name} = DequantizeLinear {axis} ({name}q, {name}_s, {name}_z)")
         lines.append(self.body)
@@ -108,6 +109,11 @@ class Cluster:
         import onnx
 
         proto = onnx.parser.parse_model(self.text(integers).replace("[] y", " y"))
+        narrow = {f"{n}{end}": c.dtype for n, (c, _) in self.weights.items() for end in ("q", "_z")}
+        for held in proto.graph.initializer:
+            if held.name in narrow and narrow[held.name].kind != "i":
+                codes = onnx.numpy_helper.to_array(held).astype(narrow[held.name])
+                held.CopyFrom(onnx.numpy_helper.from_array(codes, held.name))
         for output in proto.graph.output:
             output.type.tensor_type.ClearField("shape")
         return from_proto(proto)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -53,6 +54,29 @@ def test_products(
     weights = {"w": weight(*kernel, per_channel=per_channel), "b": bias(kernel[0])}
     made = holds(Cluster(body, {"a": shape}, weights, constants, act))
     assert [c for c in made if c != "TRANSPOSE"] == [code]
+
+
+NARROW: list[tuple[int, str, Sequence[int], tuple[int, ...], str]] = [
+    (bits, body, shape, kernel, code)
+    for bits in (4, 2)
+    for body, shape, kernel, code in CONVOLUTIONS
+    if bits == 4 or code == "FULLY_CONNECTED"
+]
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("bits", "body", "shape", "kernel", "code"), NARROW)
+def test_narrow_weights(
+    bits: int, body: str, shape: Sequence[int], kernel: tuple[int, ...], code: str, act: str
+) -> None:
+    highest = 2 ** (bits - 1) - 1
+    codes = RNG.integers(-highest, highest + 1, kernel).astype(getattr(ml_dtypes, f"int{bits}"))
+    scales = RNG.uniform(0.02, 0.2, kernel[0]).astype(np.float32)
+    constants = {"lo": np.float32(0), "hi": np.float32(6)} if "Clip" in body else {}
+    cluster = Cluster(body, {"a": shape}, {"w": (codes, scales), "b": bias(kernel[0])}, constants, act)
+    if (code, act, bits) == ("DEPTHWISE_CONV_2D", "int16", 4):
+        code = "CONV_2D"  # the kernel for depthwise convolutions is wrong there, in silence
+    assert [c for c in holds(cluster) if c != "TRANSPOSE"] == [code]
 
 
 @pytest.mark.parametrize("act", ACTS)
