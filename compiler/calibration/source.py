@@ -52,7 +52,7 @@ class Calibration:
         cache: str | os.PathLike[str] | None = None,
         limit: int | None = None,
     ) -> None:
-        self.model = model
+        self.model = interface(model)  # passes may give the model's inputs other types
         self.jobs = jobs
         self.cache = Path(cache) if cache is not None else None
         self.collected: Statistics | None = None
@@ -67,9 +67,11 @@ class Calibration:
         if isinstance(source, Statistics):
             self._loaded = source
         elif callable(source):
-            self._open = functools.partial(_called, source, model)
+            self._open = functools.partial(_called, source, self.model)
         elif source == RANDOM:
-            self._open = functools.partial(inputs.random_inputs, model, samples=DRAWN, batch=1)
+            self._open = functools.cache(
+                functools.partial(inputs.random_inputs, model, samples=DRAWN, batch=1)
+            )
         elif store.is_statistics(cast(Any, source)):
             self._loaded = store.read(cast(Any, source))
             self.files = [Path(cast(Any, source))]
@@ -226,6 +228,17 @@ class Calibration:
         from tapeout.compiler.calibration import cache
 
         return cache.statistics_place(self.cache, model, self._digest)
+
+
+def interface(model: ir.Model) -> ir.Model:
+    """A model that has the inputs of `model` as they are now, and nothing else."""
+    values = []
+    for value in model.graph.inputs:
+        kind = value.type
+        if isinstance(kind, ir.TensorType):
+            kind = ir.TensorType(kind.dtype)
+        values.append(ir.Value(name=value.name, type=kind, shape=value.shape))
+    return ir.Model(ir.Graph(values, [], nodes=[], opset_imports={"": 25}), ir_version=10)
 
 
 def portable(statistics: Statistics, model: ir.Model) -> Statistics:
