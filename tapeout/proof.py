@@ -138,6 +138,19 @@ def judge(
         if isinstance(worst, QuantizedEntry) and worst.far:
             hint = "calibrate on data like what the model meets, or keep layers wider with a recipe"
         return AccuracyError(describe(worst, proof), hint=hint)
+    return _gated(proof, gates)
+
+
+def judge_numbers(proof: Verification, gates: Mapping[str, float]) -> AccuracyError | None:
+    """The same of an artifact that another tool made: nothing is said about causes."""
+    worst = proof.worst()
+    if worst is not None and not worst.holds:
+        hint = "--data gives real inputs, --gate METRIC=BOUND asks for what another tool promises"
+        return AccuracyError(describe(worst, proof), hint=hint)
+    return _gated(proof, gates)
+
+
+def _gated(proof: Verification, gates: Mapping[str, float]) -> AccuracyError | None:
     for metric, bound in gates.items():
         if metric not in GATES:
             raise UsageError(f"no metric '{metric}'; --gate knows {', '.join(GATES)}")

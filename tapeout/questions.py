@@ -85,10 +85,12 @@ def verify(
     """Run `artifact` on its target's own runtimes against the model it was made from.
 
     What it was made with (target, device, scheme, shapes, layouts, outputs) is read from its manifest;
-    without one, the target follows from the file's suffix. `data` and `gates` as for `export`; at most
-    `samples` samples are run. Raises AccuracyError where a bound does not hold, unless `raising` is False.
+    without one, the target follows from the file's suffix, and inputs and outputs that are called otherwise
+    are matched by their shapes. `against` may be another artifact of the same kind. `data` and `gates` as for
+    `export`; at most `samples` samples are run. Raises AccuracyError where a bound does not hold, unless
+    `raising` is False.
     """
-    from tapeout.proof import Claim, judge, locate, prove
+    from tapeout.proof import Claim, judge, judge_numbers, locate, prove
 
     with failures(), ExitStack() as stack:
         path, chosen, request, wish = _opened(artifact, target, device)
@@ -97,7 +99,17 @@ def verify(
             stack, against, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
             data=None if wish.layout else data, threads=jobs,
         )  # fmt: skip
-        prepared = prepare(against, wish)
+        from tapeout.foreign import artifact_target, is_foreign, verify_foreign
+
+        other = artifact_target(against) is not None
+        prepared = None if other else prepare(against, wish)
+        if prepared is None or (not _manifest(path) and is_foreign(chosen, path, request, prepared)):
+            _tell(notify, "verify")
+            numbers = verify_foreign(path, chosen, request, against, prepared, data, samples, jobs)
+            verdict = judge_numbers(numbers, gates or {})
+            if verdict is not None and raising:
+                raise verdict
+            return Verified(numbers, verdict)
         claim = Claim(against, wish, prepared, chosen, request, path, data, jobs, samples)
         _tell(notify, "verify")
         found = prove(claim)
@@ -127,14 +139,18 @@ def compare(
     names.
 
     `sample` chooses one of `data` (or of the random inputs). The runtime that shows the most tensors is used.
+    `model` may be another artifact of the same kind: then tensors of the same name are held together.
     Raises TapeoutError; deviations are part of the answer.
     """
     from tapeout.compiler.comparison import compare as compared
+    from tapeout.foreign import artifact_target, compare_artifacts
     from tapeout.proof import feeds, inner_spread, running
 
     with failures(), ExitStack() as stack:
         path, chosen, request, wish = _opened(artifact, target, device)
         _tell(notify, "read")
+        if artifact_target(model) is not None:
+            return compare_artifacts(Path(str(model)), path, chosen, request, data, sample, jobs)
         model = opened(
             stack, model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
             data=None if wish.layout else data, threads=jobs,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tapeout.compiler.errors import InternalError, InvalidModelError, TapeoutError, UsageError
+from tapeout.compiler.foreign import Port
 from tapeout.compiler.target import Request
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -65,6 +66,30 @@ class LiteRT:
                 except ValueError:
                     continue  # never computed: it lies inside a delegate or in a branch that was not taken
         return found
+
+    def ports(self) -> tuple[list[Port], list[Port]]:
+        """Inputs and outputs as the file states them, under the names of its signature."""
+        found = []
+        for named, details in (
+            (self.inputs, self._interpreter.get_input_details()),
+            (self.outputs, self._interpreter.get_output_details()),
+        ):
+            by_index = {d["index"]: d for d in details}
+            found.append([_port(name, by_index[index]) for name, index in named.items()])
+        return found[0], found[1]
+
+    def names(self) -> list[str]:
+        """The names of the tensors that operators of the main graph compute, in order."""
+        plain = LiteRT(self._model, "builtin kernels") if self._resolver == "XNNPACK" else self
+        named = {d["index"]: d["name"] for d in plain._interpreter.get_tensor_details()}
+        made = [named.get(i, "") for op in plain._interpreter._get_ops_details() for i in op["outputs"]]
+        return [name for name in dict.fromkeys(made) if name]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether some tensor holds integers that stand for other numbers."""
+        details = self._interpreter.get_tensor_details()
+        return any(len(d["quantization_parameters"]["scales"]) for d in details)
 
     def _open(self, keep: bool) -> Any:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -123,6 +148,13 @@ class LiteRT:
         text = " ".join(str(error).split())
         kind = InvalidModelError if what == "does not load" and "builtin" not in text else InternalError
         return kind(f"{name} {what} on {self.runtime}: {text}")
+
+
+def _port(name: str, detail: Mapping[str, Any]) -> Port:
+    signature = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
+    scale, zero = detail["quantization"]
+    shape = tuple(None if d < 0 else int(d) for d in signature)
+    return Port(name, str(np.dtype(detail["dtype"]).name), shape, float(scale), int(zero))
 
 
 def _read(interpreter: Any, index: int) -> np.ndarray[Any, Any]:
