@@ -12,9 +12,6 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.load import load
-from tapeout.compiler.ir.origin import origin, set_origin
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -43,6 +40,10 @@ class Imported:
 
     def load(self) -> ir.Model:
         """The model in the IR; origins are names of modules."""
+        from tapeout.compiler.ir import graph as g
+        from tapeout.compiler.ir.load import load
+        from tapeout.compiler.ir.origin import origin, set_origin
+
         try:
             model = load(self.path)
         except InvalidModelError as error:

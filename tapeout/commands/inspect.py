@@ -11,12 +11,12 @@ from tapeout.commands import options as o
 
 
 def register(app: typer.Typer) -> None:
-    app.command("inspect", help="Show what is in an ONNX file or an artifact.")(inspect)
+    app.command("inspect", help="Show what is in a model file or an artifact.")(inspect)
 
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An ONNX file or an artifact.", show_default=False)
+        Path, typer.Argument(metavar="FILE", help="A model file or an artifact.", show_default=False)
     ],
     as_json: o.Json = False,
 ) -> None:

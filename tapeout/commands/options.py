@@ -10,7 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="ONNX, .pt2, .keras, .h5, or a SavedModel's folder.", show_default=False
+    ),
+]
 ArtifactPath = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The file that export wrote.", show_default=False)
 ]

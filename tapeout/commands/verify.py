@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def verify(
     artifact: o.ArtifactPath,
     against: Annotated[
-        Path, typer.Option("--against", metavar="MODEL", help="The ONNX file.", show_default=False)
+        Path, typer.Option("--against", metavar="MODEL", help="The model, or another artifact.", show_default=False)
     ],
     target: o.TargetOf = None,
     device: o.Device = None,
