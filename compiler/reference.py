@@ -30,11 +30,15 @@ PROTO_BYTES = 1_900_000_000
 class Reference:
     """A model opened on ONNX Runtime's CPU, optimizations off; on `onnx.reference` where ORT has no kernel.
 
-    `model` is a path, a ModelProto or an `ir.Model`; it must not change while this object is used.
+    `model` is a path, a ModelProto or an `ir.Model`; it must not change while this object is used. With `lean`
+    weights are read where they lie in the file: slower, but the runtime keeps no copies in an order of its own.
     """
 
-    def __init__(self, model: Source, *, threads: int | None = None, optimized: bool = False) -> None:
+    def __init__(
+        self, model: Source, *, threads: int | None = None, optimized: bool = False, lean: bool = False
+    ) -> None:
         self._source = model
+        self.lean = lean
         self.threads = threads or min(4, os.cpu_count() or 1)
         self._optimized = optimized
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -164,7 +168,7 @@ class Reference:
         key = () if set(names) <= set(self.outputs()) else names
         if key in self._sessions:
             return self._sessions[key]
-        session = open_session(self._payload(key), self._base, self.threads, self._optimized)
+        session = open_session(self._payload(key), self._base, self.threads, self._optimized, self.lean)
         for old in [k for k in self._sessions if k]:  # at most one session with extra outputs is kept
             del self._sessions[old]
         self._sessions[key] = session
@@ -179,7 +183,9 @@ class Reference:
         return cast(bytes, proto.SerializeToString())
 
 
-def open_session(payload: bytes | str, base: str | None, threads: int, optimized: bool = False) -> Any:
+def open_session(
+    payload: bytes | str, base: str | None, threads: int, optimized: bool = False, lean: bool = False
+) -> Any:
     """An ORT session on the CPU for a serialized model or a path; None where ORT has no kernel for it.
 
     `base` is the folder of the external data. Raises InvalidModelError where the model is at fault.
@@ -192,6 +198,8 @@ def open_session(payload: bytes | str, base: str | None, threads: int, optimized
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if lean:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if base is not None and isinstance(payload, bytes):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", base)
     try:
@@ -200,7 +208,7 @@ def open_session(payload: bytes | str, base: str | None, threads: int, optimized
         if type(error).__name__ == "NotImplemented" and isinstance(payload, bytes):
             defined = _written_out(payload)
             if defined is not None:
-                return open_session(defined, base, threads, optimized)
+                return open_session(defined, base, threads, optimized, lean)
         if type(error).__name__ in (
             "NotImplemented",
             "Fail",

@@ -152,7 +152,7 @@ def verify(
     own: dict[str, float] = {}
     worst: dict[tuple[str, int], tuple[Difference, int]] = {}
     exact: set[str] = set()
-    with Reference(source, threads=reference.threads, optimized=True) as fast:
+    with Reference(source, threads=reference.threads, optimized=True, lean=reference.lean) as fast:
         for index, given in enumerate(samples):
             feed = given if adapt is None else adapt.inputs(given)
             expected = reference.run(feed, outputs)

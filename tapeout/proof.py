@@ -17,6 +17,7 @@ from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelEr
 from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.integer_verification import QuantizedEntry
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.memory import LARGE, trimmed
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
 from tapeout.compiler.target import Request, Target
@@ -73,7 +74,7 @@ def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter 
     adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
     original: Source = claim.model.path if isinstance(claim.model, Imported) else claim.model
     try:
-        with Reference(original, threads=claim.jobs) as reference:
+        with Reference(original, threads=claim.jobs, lean=_large(claim)) as reference:
             reference.run(feed if adapter is None else adapter.inputs(feed))
             return original, adapter
     except InvalidModelError:
@@ -81,9 +82,21 @@ def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter 
         return prepare(claim.model, plain).model, adapter
 
 
+def _large(claim: Claim) -> bool:
+    """Whether the model's files are too large to lie in memory, once for each runtime."""
+    return sum(f.stat().st_size for f in claim.prepared.files if f.exists()) >= LARGE
+
+
 def prove(claim: Claim) -> Verification | None:
     """Run the artifact on every runtime of its target against the source; None where the target has none
     here."""
+    if not _large(claim):
+        return _proven(claim)
+    with trimmed([*claim.prepared.files, claim.artifact]):
+        return _proven(claim)
+
+
+def _proven(claim: Claim) -> Verification | None:
     try:
         runners = claim.target.runners(claim.artifact, running(claim.request, claim.jobs))
     except (InternalError, InvalidModelError) as error:
@@ -99,7 +112,7 @@ def prove(claim: Claim) -> Verification | None:
     first = next(samples)
     source, adapter = source_of(claim, first)
     names = [v.name or "" for v in claim.prepared.model.graph.outputs]
-    with Reference(source, threads=claim.jobs) as reference:
+    with Reference(source, threads=claim.jobs, lean=_large(claim)) as reference:
         return verify(
             reference, source, runners, _chain(first, samples),
             scheme=claim.request.scheme, adapt=adapter, data=name, outputs=names,

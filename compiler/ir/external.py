@@ -12,9 +12,13 @@ import hashlib
 import mmap
 import os
 import stat
+import weakref
 from pathlib import Path
 
 from tapeout.compiler.errors import InvalidModelError, OutputError, UsageError
+
+# Every file that is mapped now.
+_MAPPED: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -126,9 +130,24 @@ def _map(descriptor: int, size: int, name: str) -> memoryview:
     if size == 0:
         return memoryview(b"")
     try:
-        return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+        mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise OutputError(f"the file '{name}' cannot be mapped: {_reason(error)}") from None
+    _MAPPED.add(mapped)
+    return memoryview(mapped)
+
+
+def release() -> None:
+    """Let go of the memory of all mapped files: what is read again comes from the file again.
+
+    Whoever has read a model's weights from one end to the other calls this now and then, else every page that was
+    read stays in the process for as long as the model does.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):  # not on this system
+        return
+    for mapped in list(_MAPPED):
+        if not mapped.closed:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _reason(error: Exception) -> str:

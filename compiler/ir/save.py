@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from tapeout.compiler.errors import OutputError, ResourceError
+from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.nodes import MARK
 from tapeout.compiler.ir.wire import varint
 
@@ -22,6 +23,8 @@ SPLIT = 3 << 29
 # What one protobuf message may hold.
 LARGEST = (1 << 31) - 1
 ALIGNMENT = 4096
+# After a tensor of this size the mapped files leave memory.
+RELEASE = 1 << 24
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -114,6 +117,8 @@ def _write_data(large: Large, file: BinaryIO) -> None:
     for _, tensor in large:
         file.write(tensor.tobytes())
         file.write(bytes(-file.tell() % ALIGNMENT))
+        if tensor.nbytes >= RELEASE:
+            release()
 
 
 def _write_model(model: ir.Model, large: Large, file: BinaryIO) -> None:

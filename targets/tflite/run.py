@@ -12,19 +12,27 @@ import numpy as np
 
 from tapeout.compiler.errors import InternalError, InvalidModelError, TapeoutError, UsageError
 from tapeout.compiler.foreign import Port
+from tapeout.compiler.memory import LARGE
 from tapeout.compiler.target import Request
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 RESOLVERS = {"XNNPACK": "AUTO", "builtin kernels": "BUILTIN_WITHOUT_DEFAULT_DELEGATES"}
+CHOICES = {"both": tuple(RESOLVERS), "xnnpack": ("XNNPACK",), "builtin": ("builtin kernels",)}
 
 
 def runners(artifact: Path, request: Request) -> tuple[LiteRT, ...]:
-    """`artifact` on both resolvers, which must agree on it. Option `threads` bounds their threads."""
+    """`artifact` on both resolvers, which must agree on it. Option `threads` bounds their threads, `resolver` is
+    "both", "xnnpack" or "builtin": from 1 GiB on the builtin kernels alone unless it is given, since XNNPACK keeps
+    a copy of all weights in memory."""
     text = request.options.get("threads", "1")
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"option threads: '{text}', expected a number of at least 1")
-    return tuple(LiteRT(artifact, resolver, threads=int(text)) for resolver in RESOLVERS)
+    large = artifact.is_file() and artifact.stat().st_size >= LARGE
+    chosen = request.options.get("resolver", "builtin" if large else "both")
+    if chosen not in CHOICES:
+        raise UsageError(f"option resolver: '{chosen}', expected {', '.join(CHOICES)}")
+    return tuple(LiteRT(artifact, resolver, threads=int(text)) for resolver in CHOICES[chosen])
 
 
 class LiteRT:

@@ -19,7 +19,10 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
+from tapeout.compiler.ir.external import release
+
 ALIGNMENT = 16
+RELEASE = 1 << 28  # after so many bytes the mapped files that weights came from leave memory
 LIMIT = 2**31 - 1 - 2**20  # a FlatBuffer ends below 2 GiB
 
 Data = bytes | ir.TensorProtocol
@@ -108,8 +111,9 @@ def write(file: File, sink: BinaryIO, limit: int = LIMIT) -> None:
             struct.pack_into("<Q", tables, slot, places[index])
         else:
             struct.pack_into("<I", tables, slot, places[index] - 4 - slot)
+    release()
     sink.write(tables)
-    position = len(tables)
+    position, released = len(tables), len(tables)
     for index, place in places.items():
         sink.write(bytes(place - 4 - position))
         sink.write(struct.pack("<I", min(sizes[index], 2**32 - 1)))
@@ -119,6 +123,9 @@ def write(file: File, sink: BinaryIO, limit: int = LIMIT) -> None:
         )
         sink.write(content)
         position = place + sizes[index]
+        if position - released >= RELEASE:
+            released = position
+            release()
 
 
 def _places(start: int, sizes: Sequence[int]) -> tuple[dict[int, int], int]:
