@@ -36,6 +36,17 @@ class Request:
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a vendor's compiler made of an emitted file: the new content, facts that are the same for the same
+    input and versions (for the manifest), what it left to the host by source names, and a line for people."""
+
+    content: bytes
+    facts: Mapping[str, Any]
+    hosted: Sequence[str]
+    summary: str
+
+
 class Runner(Protocol):
     """An artifact opened on a runtime. Inputs and outputs are keyed by the source's names."""
 
@@ -65,6 +76,9 @@ class Target:
     emit: Callable[[ir.Model, BinaryIO, Request], None]
     runners: Callable[[Path, Request], Sequence[Runner]]
     inspect: Callable[[Path], dict[str, Any]] | None = None
+    extends: str | None = None  # the target whose devices this one adds
+    finish: Callable[[Path, ir.Model, Request], Finished] | None = None  # a vendor's compiler behind emission
+    interface: str | None = None  # the type that real inputs and outputs have unless the user says otherwise
 
 
 def targets() -> dict[str, importlib.metadata.EntryPoint]:

@@ -5,6 +5,7 @@ The schema is documented in docs/declaration.md.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnx_ir as ir
 from tapeout.compiler.declaration import parse
 from tapeout.compiler.declaration.match import Violation, distance, violations
 from tapeout.compiler.declaration.quantizing import Slot, slots, unmet
-from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance
+from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance, narrowed
 from tapeout.compiler.errors import InternalError, UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
@@ -120,6 +121,7 @@ class Declaration:
         self._common = [(ops, but, row) for ops, but, row in source.common if self._mine(row)]
         self._interfaces: dict[str, Interface | None] = dict(source.interfaces)
         self._shared: dict[str, list[Row]] = {}
+        self.hosted = False
 
     @classmethod
     def load(
@@ -195,18 +197,29 @@ class Declaration:
             self._interfaces[op] = interface
         return Call(node, interface)
 
+    def with_host(self) -> Declaration:
+        """The same declaration for a device that has a host beside it: what it refuses and its parent takes is
+        the host's, and the answer is the parent's row."""
+        made = copy.copy(self)
+        made.hosted = True
+        return made
+
     def match(self, node: ir.Node, functions: Functions | None = None) -> Row | Refusal:
         """The first row whose every key holds for `node`, or the refusal by the row with the fewest
         violations.
 
         `functions` are those of the node's model: they name the ports of model-local functions.
         """
-        inherited: Row | None = None
-        if self.parent is not None:
-            answer = self.parent.match(node, functions)
-            if isinstance(answer, Refusal):
-                return answer
-            inherited = answer
+        if self.parent is None:
+            return self._match(node, functions)
+        inherited = self.parent.match(node, functions)
+        if isinstance(inherited, Refusal):
+            return inherited
+        answer = self._match(node, functions)
+        return answer if isinstance(answer, Refusal) and not self.hosted else inherited
+
+    def _match(self, node: ir.Node, functions: Functions | None) -> Row | Refusal:
+        """The answer of the rows here alone."""
         op = self._key(node)
         rows = self.rows.get(op, ())
         if not rows:
@@ -217,7 +230,7 @@ class Declaration:
         for row in rows:
             found = (*always, *violations(row, call))
             if not found:
-                return inherited or row
+                return row
             far = distance(found)
             if best is None or far < best[0]:
                 best = (far, row, found)
@@ -230,24 +243,30 @@ class Declaration:
 
         Scales and zero points are not looked at: they follow from the row.
         """
-        inherited: Row | None = None
-        if self.parent is not None:
-            answer = self.parent.quantized(node, scheme, functions)
-            if isinstance(answer, Refusal):
-                return answer
-            inherited = answer
+        if self.parent is None:
+            return self._quantized(node, scheme, functions, None)
+        inherited = self.parent.quantized(node, scheme, functions)
+        if isinstance(inherited, Refusal):
+            return inherited
+        answer = self._quantized(node, scheme, functions, inherited)
+        return inherited if isinstance(answer, Refusal) and self.hosted else answer
+
+    def _quantized(
+        self, node: ir.Node, scheme: Scheme, functions: Functions | None, inherited: Row | None
+    ) -> Row | Refusal:
         op = self._key(node)
         if not self.rows.get(op):
             return Refusal(node, op, self.label, hint=self._absent(op))
         call = self.call(node, functions)
         refusals = []
-        for row in self.rows[op]:
-            wanted = slots(inherited or row, call, scheme)
+        for own in self.rows[op]:
+            row = own if inherited is None else narrowed(inherited, own)
+            wanted = slots(row, call, scheme)
             if wanted is None:
                 continue
             found = tuple(unmet((row, *self.common(op)), call, wanted))
             if not found:
-                return inherited or row
+                return row
             refusals.append((distance(found), row, found))
         if not refusals:
             return Refusal(node, op, self.label, scheme=scheme.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tapeout.compiler.operators import Activation
@@ -155,3 +155,30 @@ class Row:
     @property
     def where(self) -> str:
         return f"{self.file}: op.{self.op}, row {self.index}"
+
+
+def narrowed(row: Row, own: Row) -> Row:
+    """`row` of a target with what `own`, a row of a target that extends it, demands besides: ports, ranks,
+    types, limits and equal scales; lowering and bound stay."""
+    ports = {name: _port(row, own, name) for name in (*row.ports, *own.ports)}
+    return replace(
+        row,
+        ports=ports,
+        rank={**row.rank, **own.rank},
+        types={**row.types, **own.types},
+        limits=(*row.limits, *own.limits),
+        same_scale=tuple(dict.fromkeys((*row.same_scale, *own.same_scale))),
+        fix=own.fix or row.fix,
+    )
+
+
+def _port(row: Row, own: Row, name: str) -> PortRule:
+    first = row.ports.get(name) or row.ports.get(ANY_PORT) or PortRule()
+    second = own.ports.get(name) or own.ports.get(ANY_PORT) or PortRule()
+    stated = {f.name: getattr(second, f.name) for f in fields(PortRule)}
+    stated = {k: v for k, v in stated.items() if v != getattr(PortRule(), k)}
+    if first.dtypes and second.dtypes:
+        stated["dtypes"] = tuple(d for d in first.dtypes if d in second.dtypes)
+    elif not first.dtypes:
+        stated.pop("dtypes", None)  # a port that the kernel takes as it is in the graph
+    return replace(first, **stated)
