@@ -113,13 +113,17 @@ class Builder:
         for value in node.outputs:
             value.name = g.fresh(self.graph, hint)
         set_origin(node, self.origins)
+        self.adopt(node)
+        infer_node(node)
+        return tuple(node.outputs)
+
+    def adopt(self, node: ir.Node) -> None:
+        """Put a finished node (a copy of another, say) where this makes its nodes."""
         if self._anchor is None:
             self.graph.append(node)
         else:
             self.graph.insert_before(self._anchor, node)
         self.nodes.append(node)
-        infer_node(node)
-        return tuple(node.outputs)
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         if op_type.startswith("_"):

@@ -186,9 +186,11 @@ def _loop(node: ir.Node, body: ir.Graph) -> Sequence[Typed]:
     for value, kind in zip(body.inputs[:2], (ir.DataType.INT64, ir.DataType.BOOL), strict=False):
         value.dtype = value.dtype or kind
     carried = [(v.dtype, dims_of(v)) if v is not None else (None, None) for v in node.inputs[2:]]
-    for _ in range(4):
+    for attempt in range(4):
         for value, (dtype, dims) in zip(body.inputs[2:], carried, strict=False):
             _put(value, dtype, dims)
+            if dims is None and attempt:
+                value.shape = None  # its rank changes from trip to trip
         _infer_graph(body)
         after = [(v.dtype, dims_of(v)) for v in body.outputs[1 : 1 + states]]
         widened = [_widened(a, b) for a, b in zip(carried, after, strict=False)]

@@ -10,7 +10,7 @@ Plugins add their own with `@quantity(...)` on functions that they hand to `Decl
 
 from __future__ import annotations
 
-from tapeout.compiler.quantities import general, ports, windows
+from tapeout.compiler.quantities import control, general, ports, windows
 from tapeout.compiler.quantities.registry import PORTS, REGISTRY, Measure, Quantity, Vocabulary, quantity
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Measure",
     "Quantity",
     "Vocabulary",
+    "control",
     "general",
     "ports",
     "quantity",

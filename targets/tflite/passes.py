@@ -10,6 +10,7 @@ from tapeout.compiler.target import Request
 from tapeout.passes.canonicalize import CANONICALIZE
 from tapeout.passes.decompose import ELU_OF_ONE, Decompose
 from tapeout.passes.decompose.recurrent import Recurrent
+from tapeout.passes.decompose.unrolling import Unroll
 from tapeout.passes.fusion import FUSION
 from tapeout.passes.layout import ChannelsLast
 from tapeout.passes.quantization.arriving import ARRIVING
@@ -40,6 +41,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
     measured = calibration(request)
     return (
         *CANONICALIZE,
+        Unroll(),
         *FUSION,
         Recurrent(),
         Decompose(kernels(request.device)),

@@ -12,6 +12,7 @@ from tapeout.passes.decompose import (
     SOFTMAX_ON_LAST_AXIS,
     Decompose,
 )
+from tapeout.passes.decompose.unrolling import Unroll
 from tests.passtext import Case, cases, check
 
 PASSES = {
@@ -22,6 +23,7 @@ PASSES = {
     "gemm": (PLAIN_GEMM,),
     "resize": (RESIZE_BY_MATMUL,),
     "elu": (ELU_OF_ONE,),
+    "unroll": (Unroll(),),
 }
 
 
