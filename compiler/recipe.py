@@ -30,7 +30,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir.origin import origin
-from tapeout.compiler.schemes import FLOAT32, STATIC
+from tapeout.compiler.schemes import FLOAT32, STATIC, WEIGHTS
 
 METHODS = ("minmax", "percentile", "entropy", "mse", "moving")
 TOP = ("scheme", "range", "requantize", "rule")
@@ -215,7 +215,7 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
 def _scheme(value: Any, where: str) -> str | None:
     if value is None:
         return None
-    known = (FLOAT32, *STATIC)
+    known = (FLOAT32, *STATIC, *WEIGHTS)
     if value not in known:
         close = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(known)}"

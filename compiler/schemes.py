@@ -14,7 +14,9 @@ class Scheme:
     """Storage types of one way to quantize; None stays floating-point.
 
     `symmetric` activations have zero point 0. `block` elements of a weight along its inner axis share a
-    scale, 0: a channel does.
+    scale, 0: a channel does. `bits` of the weight's type are used, 0: all. With `dynamic` the kernel rounds real
+    activations to 8 bits as it reads them. `table` weights are looked up: "logarithmic", "codebook" or "product".
+    `powers`: every scale is a power of two.
     """
 
     name: str
@@ -23,6 +25,10 @@ class Scheme:
     bias: ir.DataType | None = None
     symmetric: bool = False
     block: int = 0
+    bits: int = 0
+    dynamic: bool = False
+    table: str | None = None
+    powers: bool = False
 
     @property
     def static(self) -> bool:
@@ -39,6 +45,24 @@ STATIC: dict[str, Scheme] = {
         Scheme("int16x8", D.INT16, D.INT8, D.INT64, symmetric=True),
         Scheme("int8w4", D.INT8, D.INT4, D.INT32),
         Scheme("int16w4", D.INT16, D.INT4, D.INT64, symmetric=True),
+    )
+}
+
+# Schemes that store weights and need no ranges of activations.
+WEIGHTS: dict[str, Scheme] = {
+    s.name: s
+    for s in (
+        Scheme("int8-dynamic", None, D.INT8, dynamic=True),
+        Scheme("w8", None, D.INT8),
+        Scheme("w4", None, D.INT4),
+        Scheme("w4g32", None, D.INT4, block=32),
+        Scheme("w4g64", None, D.INT4, block=64),
+        Scheme("w3", None, D.INT4, bits=3),
+        Scheme("w3g32", None, D.INT4, block=32, bits=3),
+        Scheme("w2", None, D.INT2),
+        Scheme("log4", None, D.UINT4, table="logarithmic"),
+        Scheme("codebook4", None, D.UINT4, table="codebook"),
+        Scheme("product", None, D.UINT8, table="product"),
     )
 }
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import STATIC
+from tapeout.compiler.schemes import STATIC, WEIGHTS
 from tapeout.compiler.target import Request
 
 RecipeLike: TypeAlias = "str | os.PathLike[str] | Recipe"
@@ -39,7 +39,10 @@ def with_quantization(request: Request, recipe: Recipe | None, dtypes: Mapping[s
     """`request` with its recipe and the types of inputs and outputs. Raises UsageError where the scheme has
     no use for them."""
     if request.scheme not in STATIC:
-        given = "--recipe" if recipe is not None else "--dtype" if dtypes else None
+        stores = request.scheme in WEIGHTS
+        if stores and not dtypes:
+            return replace(request, recipe=recipe)
+        given = "--recipe" if recipe is not None and not stores else "--dtype" if dtypes else None
         if given is not None:
             raise UsageError(
                 f"{given} is given, and --quantize {request.scheme} does not compute in integers",
@@ -57,7 +60,7 @@ def recipe_files(recipe: RecipeLike | None) -> list[str]:
 def quantized(model: ir.Model, request: Request) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """What the manifest says about the quantization of a legalized model, and what the report does; None for
     a scheme that does not quantize."""
-    if request.scheme not in STATIC:
+    if request.scheme not in STATIC and request.scheme not in WEIGHTS:
         return None, None
     from tapeout.passes.quantization import quantization_report
     from tapeout.passes.quantization.interface import border

@@ -51,7 +51,10 @@ def _inspect(artifact: Path) -> dict[str, Any]:
 TARGET = Target(
     name="tflite",
     suffix=".tflite",
-    schemes=("float32", "float16", "int8", "int16x8"),
+    schemes=(
+        *("float32", "float16", "int8", "int16x8", "int8-dynamic"),
+        *("w8", "w4", "w4g32", "w4g64", "w3", "w3g32", "w2"),
+    ),
     devices=("cpu",),
     declaration=declaration,
     passes=_passes,

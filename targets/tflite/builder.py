@@ -14,7 +14,14 @@ from tapeout.compiler.errors import InternalError, TapeoutError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operators import Storage, storage
 from tapeout.targets.tflite import writer
-from tapeout.targets.tflite.clusters import Cluster, in_real_numbers, quantization_of, recorded
+from tapeout.targets.tflite.clusters import (
+    Cluster,
+    blocks,
+    in_real_numbers,
+    quantization_of,
+    recorded,
+    scales_in_blocks,
+)
 from tapeout.targets.tflite.clusters import Lowering as Lowering
 from tapeout.targets.tflite.versions import Use, version_of
 
@@ -119,7 +126,11 @@ class Builder:
 
     def quantization(self, stored: Storage) -> Any:
         """The record of scales and zero points of a stored tensor; None where there is none."""
-        return recorded(stored)
+        if (g.rank(stored.scale) or 0) < 2 or stored.axis is None:
+            return recorded(stored)
+        return blocks(
+            self.constant(scales_in_blocks(stored), f"{stored.value.name or 'weight'}_scale"), stored
+        )
 
     def defer(self, value: ir.Value) -> None:
         """Write the DEQUANTIZE that makes `value` where it is first read, if it is."""

@@ -111,6 +111,23 @@ def recorded(stored: Storage) -> s.QuantizationParametersT | None:
     return parameters(scale, zero, 0 if stored.axis is None else stored.axis % rank)
 
 
+def scales_in_blocks(stored: Storage) -> Array:
+    """The scales [O, I / block] of a weight in blocks as float16, which is what kernels read."""
+    array = g.constant(stored.scale)
+    assert array is not None
+    return array.astype(np.float16)
+
+
+def blocks(index: int, stored: Storage) -> s.QuantizationParametersT:
+    """TFLite's record of a weight [O, I] in blocks along I, with its scales in tensor `index`."""
+    size, count = (g.static_dims(v) for v in (stored.value, stored.scale))
+    assert size is not None and count is not None
+    made, details = s.QuantizationParametersT(), s.BlockwiseQuantizationT()
+    details.scales, details.zeroPoints, details.blockSize = index, -1, size[1] // count[1]
+    made.detailsType, made.details = s.QuantizationDetails.BlockwiseQuantization, details
+    return made
+
+
 def in_real_numbers(value: ir.Value) -> ir.TensorProtocol:
     """What a DequantizeLinear (or DequantizeLong) of a constant gives, computed when it is written."""
     node = value.producer()

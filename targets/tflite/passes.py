@@ -5,7 +5,7 @@ from __future__ import annotations
 from tapeout.compiler.narrowing import OPTION, patterns
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import STATIC
+from tapeout.compiler.schemes import STATIC, WEIGHTS
 from tapeout.compiler.target import Request
 from tapeout.passes.canonicalize import CANONICALIZE
 from tapeout.passes.decompose import ELU_OF_ONE, Decompose
@@ -68,7 +68,9 @@ def calibration(request: Request) -> tuple[Pass, ...]:
 
 
 def quantization(request: Request) -> tuple[Pass, ...]:
-    """What makes integers of the float graph, for a static scheme."""
+    """What makes integers of the float graph, for a static scheme, or stores its weights as codes."""
+    if request.scheme in WEIGHTS:
+        return weights(request)
     if request.scheme not in STATIC:
         return ()
     from tapeout.passes.quantization import Quantize
@@ -84,6 +86,14 @@ def quantization(request: Request) -> tuple[Pass, ...]:
             request.dtypes,
         ),
     )
+
+
+def weights(request: Request) -> tuple[Pass, ...]:
+    """What stores weights as codes, for a scheme that does so."""
+    from tapeout.passes.quantization.weights import StoreWeights
+    from tapeout.targets.tflite import declaration
+
+    return (StoreWeights(WEIGHTS[request.scheme], declaration(request.device), request.recipe or Recipe()),)
 
 
 def kernels(device: str) -> frozenset[str]:

@@ -7,8 +7,10 @@ from typing import Any
 import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.functions import DOMAIN
 from tapeout.compiler.operators import Call
 from tapeout.compiler.quantities import Quantity, quantity
+from tapeout.passes.quantization.dynamic import rounded
 from tapeout.targets.tflite.builder import captures
 from tapeout.targets.tflite.legalize import resizing
 from tapeout.targets.tflite.legalize.transposed import same_pads
@@ -69,4 +71,49 @@ def body_collected(call: Call) -> Any:
     return all(s is not None and all(isinstance(d, int) or d in known for d in s) for s in steps)
 
 
-QUANTITIES: tuple[Quantity, ...] = (resize_native, resize_planar, cropping, body_inputs, body_collected)
+def _codes(call: Call) -> ir.Node | None:
+    """The DequantizeLinear of the weight or the table that a node reads."""
+    value = call.value("W") or call.value("data")
+    return g.producer(value, "DequantizeLinear")
+
+
+@quantity("weight.block", "elements that share a scale along a row")
+def weight_block(call: Call) -> Any:
+    """The block size of stored weights, 0 where an output channel shares a scale."""
+    node = _codes(call)
+    return 0 if node is None else int(g.attribute(node, "block_size", 0))
+
+
+@quantity("activations.rounded", "rounding of the activations")
+def activations_rounded(call: Call) -> Any:
+    """What the activations are rounded to 8 bits by while the kernel runs: "rows", "samples" or "no"."""
+    return rounded(call.input(0))
+
+
+@quantity("readers.rounding", "kernels that round their activations")
+def readers_rounding(call: Call) -> Any:
+    """True where everything that reads the result multiplies it by stored weights."""
+    output = call.output()
+    uses = list(output.uses())
+    return (
+        not output.is_graph_output()
+        and bool(uses)
+        and all(u.idx == 0 and u.node.domain == DOMAIN and storage_of(u.node) for u in uses)
+    )
+
+
+def storage_of(node: ir.Node) -> bool:
+    """Whether the weight of a product is stored as codes."""
+    return len(node.inputs) > 1 and g.producer(node.inputs[1], "DequantizeLinear") is not None
+
+
+QUANTITIES: tuple[Quantity, ...] = (
+    weight_block,
+    activations_rounded,
+    readers_rounding,
+    resize_native,
+    resize_planar,
+    cropping,
+    body_inputs,
+    body_collected,
+)

@@ -118,6 +118,39 @@ def gather(b: Builder, node: ir.Node, *, axis: int = 0) -> None:
     b.operator("GATHER", [x, where], node.outputs, options)
 
 
+def embedding_lookup(b: Builder, node: ir.Node, *, axis: int = 0) -> None:
+    """Rows of a table of codes as real numbers. The operator takes a vector of int32, at least 0."""
+    table, indices = node.inputs
+    assert table is not None and indices is not None
+    size = (g.static_dims(table) or (0,))[0]
+    where = wrapped(b, indices, size, table, 0)
+    known = g.static_dims(indices)
+    dims = g.dims(indices) or ()
+    if b.graph.tensors[where if isinstance(where, int) else b.index(where)].type != TYPES[INT32]:
+        made = b.tensor("indices", dims, INT32)
+        b.operator("CAST", [where], [made], s.CastOptionsT())
+        where = made
+    if len(dims) == 1:
+        b.operator("EMBEDDING_LOOKUP", [where, table], node.outputs)
+        return
+    count = "?" if known is None else int(np.prod(known))
+    flat = b.tensor("indices", [count], INT32)
+    reshaped(b, where, [-1], flat)
+    width = (g.static_dims(table) or (0, 0))[1]
+    rows = b.tensor("rows", [count, width], ir.DataType.FLOAT)
+    b.operator("EMBEDDING_LOOKUP", [flat, table], [rows])
+    free = [d if isinstance(d, int) else -1 for d in dims]
+    if free.count(-1) <= 1:
+        reshaped(b, rows, [*free, width], node.outputs[0])
+        return
+    shape = shape_of(b, indices, len(dims))
+    whole = b.tensor("shape", [len(dims) + 1], INT32)
+    options = s.ConcatenationOptionsT()
+    options.axis = 0
+    b.operator("CONCATENATION", [shape, b.ints([width])], [whole], options)
+    reshaped(b, rows, whole, node.outputs[0])
+
+
 def _wrapped_rows(b: Builder, indices: ir.Value, x: ir.Value) -> ir.Value | int:
     """Index tuples in the last axis, each wrapped by its own dimension of `x`."""
     if never_negative(indices):
@@ -249,6 +282,7 @@ def reverse_sequence(b: Builder, node: ir.Node, *, batch_axis: int = 1, time_axi
 
 LOWERINGS: dict[str, Lowering] = {
     "GATHER": gather,
+    "EMBEDDING_LOOKUP": embedding_lookup,
     "GATHER_ND": gather_nd,
     "SCATTER_ND": scatter_nd,
     "ONE_HOT": one_hot,

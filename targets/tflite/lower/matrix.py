@@ -17,6 +17,10 @@ def fully_connected(b: Builder, node: ir.Node) -> None:
     options.keepNumDims = g.rank(node.inputs[0]) != 2
     options.fusedActivationFunction = activation
     x, w, bias = operands(b, node)
+    # Beside stored weights the kernel rounds real activations; without this, resolvers disagree on how.
+    options.asymmetricQuantizeInputs = (
+        b.storage(node.inputs[1]).quantized and not b.storage(node.inputs[0]).quantized
+    )
     b.operator("FULLY_CONNECTED", [x, w, bias], [output], options)
 
 

@@ -27,4 +27,16 @@ def negate(b: Builder, node: ir.Node) -> None:
     b.operator("SUB", [filled(b, x, 0.0), x], node.outputs, options)
 
 
-LOWERINGS: dict[str, Lowering] = {"QUANTIZE": quantize, "DEQUANTIZE_CODES": dequantize, "NEG_BY_SUB": negate}
+def rounded(b: Builder, node: ir.Node) -> None:
+    """RoundRows, RoundSamples: the kernels that read the result do it."""
+    x = node.inputs[0]
+    assert x is not None
+    b.bind(node.outputs[0], b.index(x))
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "QUANTIZE": quantize,
+    "DEQUANTIZE_CODES": dequantize,
+    "NEG_BY_SUB": negate,
+    "ROUNDED": rounded,
+}
