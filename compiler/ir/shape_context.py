@@ -62,6 +62,17 @@ class Context:
             raise Unknown
         return found
 
+    def known(self, i: int) -> Sequence[Dim | None]:
+        """The elements of integer vector i, None for each where they are unknown."""
+        value = self.node.inputs[i]
+        found = None if value is None else self._values(value)
+        if found is not None:
+            return found
+        length = g.dims(value)
+        if length is None or len(length) != 1 or not isinstance(length[0], int):
+            raise Unknown
+        return [None] * length[0]
+
     def integers(self, i: int) -> list[int]:
         found = self.numbers(i)
         if any(isinstance(n, Expr) for n in found):

@@ -112,12 +112,12 @@ def concat(c: Context) -> list[Typed]:
 
 def slice_(c: Context) -> list[Typed]:
     x = list(c.shape())
-    starts, ends = c.numbers(1), c.numbers(2)
+    starts, ends = c.known(1), c.known(2)
     axes = c.integers(3) if c.has(3) else list(range(len(starts)))
     steps = c.integers(4) if c.has(4) else [1] * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = c.axis(axis, len(x))
-        x[axis] = sliced(x[axis], start, end, step)
+        x[axis] = None if start is None or end is None else sliced(x[axis], start, end, step)
     return [(c.dtype(), tuple(x))]
 
 
@@ -213,10 +213,11 @@ def tile(c: Context) -> list[Typed]:
 
 def pad(c: Context) -> list[Typed]:
     x = list(c.shape())
-    pads = c.numbers(1)
+    pads = c.known(1)
     axes = [c.axis(a, len(x)) for a in c.integers(3)] if c.has(3) else list(range(len(x)))
     for i, axis in enumerate(axes):
-        x[axis] = plus(plus(x[axis], pads[i]), pads[i + len(axes)])
+        before, after = pads[i], pads[i + len(axes)]
+        x[axis] = None if before is None or after is None else plus(plus(x[axis], before), after)
     return [(c.dtype(), tuple(x))]
 
 

@@ -33,11 +33,11 @@ def _vector(*values: int) -> np.ndarray[Any, Any]:
     return np.array(values, np.int64)
 
 
-def _linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> tuple[ir.Value, int] | str:
-    """Positions in flat `data` of what `indices` name along `axis`, and the number of elements of `data`."""
+def _linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> ir.Value | str:
+    """Positions in flat `data` of what `indices` name along `axis`."""
     shape, extent = g.static_dims(data), g.static_dims(indices)
     if shape is None or extent is None:
-        return "the shapes are not known"
+        return _linear_of_free_sizes(op, data, indices, axis)
     if int(np.prod(extent)) > LIMIT:
         return f"more than {LIMIT} indices"
     axis %= len(shape)
@@ -47,10 +47,37 @@ def _linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> tuple[
         if i != axis:
             line = np.arange(length, dtype=np.int64) * strides[i]
             base += line.reshape([-1 if j == i else 1 for j in range(len(extent))])
+    along = _from_start(op, indices, np.asarray(shape[axis], np.int64))
+    return op.Add(op.Mul(along, np.asarray(strides[axis], np.int64)), base)  # type: ignore[no-any-return]
+
+
+def _from_start(op: Builder, indices: ir.Value, size: Any) -> Any:
+    """Indices as int64, those from the end counted from the start."""
     wide = indices if indices.dtype == INT64 else op.Cast(indices, to=INT64)
-    size = np.asarray(shape[axis], np.int64)
-    along = op.Where(op.Less(wide, np.asarray(0, np.int64)), op.Add(wide, size), wide)
-    return op.Add(op.Mul(along, np.asarray(strides[axis], np.int64)), base), int(np.prod(shape))
+    return op.Where(op.Less(wide, np.asarray(0, np.int64)), op.Add(wide, size), wide)
+
+
+def _linear_of_free_sizes(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> ir.Value | str:
+    """As `_linear`, with strides and offsets computed beside the data."""
+    rank = g.rank(data)
+    if rank is None or g.rank(indices) != rank:
+        return "the rank is not known"
+    axis %= rank
+    zero, one = np.array(0, np.int64), np.array(1, np.int64)
+    have, named = op.Shape(data), op.Shape(indices)
+    sizes = [op.Gather(have, np.array(i, np.int64), axis=0) for i in range(rank)]
+    stride: Any = None
+    places: Any = None
+    for i in reversed(range(rank)):
+        if i == axis:
+            line = _from_start(op, indices, sizes[i])
+        else:
+            steps = op.Range(zero, op.Gather(named, np.array(i, np.int64), axis=0), one)
+            line = op.Reshape(steps, _vector(*(-1 if j == i else 1 for j in range(rank))))
+        offset = line if stride is None else op.Mul(line, stride)
+        places = offset if places is None else op.Add(places, offset)
+        stride = sizes[i] if stride is None else op.Mul(stride, sizes[i])
+    return places  # type: ignore[no-any-return]
 
 
 class Elements(NodeRule):
@@ -64,7 +91,7 @@ class Elements(NodeRule):
         found = _linear(op, data, indices, g.attribute(node, "axis", 0))
         if isinstance(found, str):
             return found
-        return op.Gather(op.Reshape(data, _vector(-1)), found[0], axis=0)
+        return op.Gather(op.Reshape(data, _vector(-1)), found, axis=0)
 
 
 class ScatterInElements(NodeRule):
@@ -81,11 +108,12 @@ class ScatterInElements(NodeRule):
         found = _linear(op, data, indices, g.attribute(node, "axis", 0))
         if isinstance(found, str):
             return found
-        places = op.Reshape(found[0], _vector(-1, 1))
+        places = op.Reshape(found, _vector(-1, 1))
         flat = op.ScatterND(
             op.Reshape(data, _vector(-1)), places, op.Reshape(updates, _vector(-1)), reduction=reduction
         )
-        return op.Reshape(flat, _vector(*(g.static_dims(data) or ())))
+        shape = g.static_dims(data)
+        return op.Reshape(flat, op.Shape(data) if shape is None else _vector(*shape))
 
 
 class BatchedGatherND(NodeRule):

@@ -1,11 +1,11 @@
-"""Resizing of axes whose sizes are numbers, one axis at a time: a resize is a linear map of each axis.
+"""Resizing one axis at a time: a resize is a linear map of each axis. Here of axes whose sizes are numbers.
 
     Resize(x, nearest)         -> Gather(x, indices, axis)                 exactly
     Resize(x, linear, cubic)   -> MatMul(x, W) over the last axis, MatMul(W', x) over the one before; others
                                   are transposed to the end
 
 Every coordinate transformation, nearest mode, antialiasing, exclusion of what lies outside, and crops with an
-extrapolation value of 0 (ONNX operator Resize-19).
+extrapolation value of 0 (ONNX operator Resize-19). Sizes known at run time only are computed_resizing's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.rewriting import Builder, NodeRule
+from tapeout.passes.decompose import computed_resizing
 
 Array = np.ndarray[Any, Any]
 
@@ -99,14 +100,21 @@ def weights(a: Axis, mode: str, kind: str, cubic: float, antialias: bool, exclud
     return result
 
 
+# Why the axes that change are not known before running.
+SHAPES = "the shapes are not known"
+COMPUTED = "scales or sizes are computed"
+SIZE = "the size of a resized axis is not a number"
+UNKNOWN = (SHAPES, COMPUTED, SIZE)
+
+
 def axes_of(node: ir.Node) -> list[Axis] | str:
     """The axes that a Resize changes, or why they are not known."""
     x, y = g.dims(node.inputs[0]), g.dims(node.outputs[0])
     roi, scales, sizes = (g.constant(v, 64) for v in (*node.inputs, None, None, None)[1:4])
     if x is None or y is None:
-        return "the shapes are not known"
+        return SHAPES
     if scales is None and sizes is None:
-        return "scales or sizes are computed"
+        return COMPUTED
     which = [a % len(x) for a in g.attribute(node, "axes", tuple(range(len(x))))]
     policy = g.attribute(node, "keep_aspect_ratio_policy", "stretch")
     mode = g.attribute(node, "coordinate_transformation_mode", "half_pixel")
@@ -121,7 +129,7 @@ def axes_of(node: ir.Node) -> list[Axis] | str:
             size = x[axis]
             if not isinstance(size, int):
                 if y[axis] != size:
-                    return "the size of a resized axis is not a number"
+                    return SIZE
                 ratios.append(1.0)
                 continue
             ratios.append(float(np.float32(sizes[i]) / np.float32(size)))
@@ -136,7 +144,7 @@ def axes_of(node: ir.Node) -> list[Axis] | str:
         if (ratios[i] == 1.0 and size == out) and part == (0.0, 1.0):
             continue
         if not isinstance(size, int) or not isinstance(out, int):
-            return "the size of a resized axis is not a number"
+            return SIZE
         if aligned and abs(ratios[i] * size - out) > 1e-3:
             return "aligned corners at a scale that gives a fractional size: runtimes and standard disagree"
         found.append(Axis(axis, size, out, ratios[i], *part))
@@ -146,9 +154,10 @@ def axes_of(node: ir.Node) -> list[Axis] | str:
 @dataclass(frozen=True)
 class ResizeByMatMul(NodeRule):
     """Resize(x) -> Gather (nearest) or MatMul (linear, cubic) per axis. `unless(node)` leaves a node alone,
-    such as one that a target takes as it is."""
+    such as one that a target takes as it is. `computed`: sizes known at run time only are written out too."""
 
     unless: Callable[[ir.Node], bool] | None = None
+    computed: bool = False
     ops = ("Resize",)
 
     def rewrite(self, op: Builder, node: ir.Node) -> Any:
@@ -156,6 +165,8 @@ class ResizeByMatMul(NodeRule):
             return None
         x = node.inputs[0]
         found = axes_of(node)
+        if self.computed and isinstance(found, str) and found in UNKNOWN:
+            return computed_resizing.rewrite(op, node)
         if isinstance(found, str) or x is None or x.dtype is None:
             return found
         mode = g.attribute(node, "coordinate_transformation_mode", "half_pixel")

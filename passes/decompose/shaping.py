@@ -3,6 +3,7 @@
 Flatten(x)                  -> Reshape(x, [product, -1])
 Slice along computed axes   -> Slice along all axes, starts and ends put in place by a comparison
 Pad by constant amounts     -> Slice (where negative), then Pad (constant, reflect); edge and wrap -> Gather
+Pad by computed amounts     -> edge and wrap: Gather of computed places
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.shapes import known_value
 from tapeout.compiler.rewriting import Builder, NodeRule, Rule
 
 INT64 = ir.DataType.INT64
@@ -99,7 +101,9 @@ class PlainPad(NodeRule):
         dims, amounts, chosen = g.dims(x), g.constant(pads), g.constant(axes)
         mode = g.attribute(node, "mode", "constant")
         if dims is None or amounts is None or (axes is not None and chosen is None):
-            return None if mode in ("constant", "reflect") else "the amounts are not known"
+            if mode in ("constant", "reflect"):
+                return None
+            return self._computed(op, node, mode) or "the amounts are not known"
         rank = len(dims)
         at = range(rank) if chosen is None else [int(a) % rank for a in chosen]
         table = np.zeros((rank, 2), np.int64)
@@ -120,6 +124,30 @@ class PlainPad(NodeRule):
         for i, size in zip(moved, sizes, strict=True):
             x = op.Gather(x, _source(int(size), int(table[i, 0]), int(table[i, 1]), mode), axis=i)
         return x
+
+    def _computed(self, op: Builder, node: ir.Node, mode: str) -> Result:
+        """Edge and wrap by amounts that are computed: what stands at each place is computed too."""
+        x, pads, _, axes = (*node.inputs, None, None)[:4]
+        dims, known, chosen = g.dims(x), known_value(pads), g.constant(axes)
+        if x is None or pads is None or dims is None or (axes is not None and chosen is None):
+            return None
+        at = list(range(len(dims))) if chosen is None else [int(a) % len(dims) for a in chosen]
+        wide = pads if pads.dtype == INT64 else op.Cast(pads, to=INT64)
+        whole, one = op.Shape(x), np.array(1, np.int64)
+        y: Any = x
+        for i, axis in enumerate(at):
+            sides = (i, i + len(at))
+            if known is not None and all(isinstance(known[j], int) and known[j] == 0 for j in sides):
+                continue
+            before, after = (op.Gather(wide, np.array(j, np.int64), axis=0) for j in sides)
+            size = op.Gather(whole, np.array(axis, np.int64), axis=0)
+            place = op.Range(op.Neg(before), op.Add(size, after), one)
+            if mode == "edge":
+                source = op.Max(op.Min(place, op.Sub(size, one)), np.array(0, np.int64))
+            else:
+                source = op.Mod(place, size)
+            y = op.Gather(y, source, axis=axis)
+        return op.Identity(y) if y is x else y
 
 
 def _source(size: int, before: int, after: int, mode: str) -> np.ndarray[Any, Any]:

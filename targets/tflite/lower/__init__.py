@@ -16,6 +16,7 @@ from tapeout.targets.tflite.lower import (
     quantization,
     reduction,
     shape,
+    sizes,
     storage,
 )
 
@@ -32,6 +33,7 @@ FAMILIES = (
     quantization,
     reduction,
     shape,
+    sizes,
     storage,
 )
 

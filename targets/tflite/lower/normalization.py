@@ -7,6 +7,7 @@ from ai_edge_litert import schema_py_generated as s
 
 from tapeout.compiler.ir import graph as g
 from tapeout.targets.tflite.builder import Builder, Lowering
+from tapeout.targets.tflite.lower.shape import concatenate, cut, shape_of
 
 
 def local_response_normalization(
@@ -50,9 +51,30 @@ def resize_nearest_neighbor(
 
 
 def _size(b: Builder, node: ir.Node) -> int:
+    """The height and width of the result: known, or the input's times whole scales, or computed sizes."""
     shape = g.dims(node.outputs[0])
     assert shape is not None
-    return b.ints((int(d) for d in shape[1:3]), "size")
+    if all(isinstance(d, int) for d in shape[1:3]):
+        return b.ints((int(d) for d in shape[1:3]), "size")
+    x, _, scales, sizes = (*node.inputs, None, None, None)[:4]
+    assert x is not None
+    axes = [a % 4 for a in g.attribute(node, "axes") or range(4)]
+    known = g.constant(scales)
+    if known is not None and known.size:
+        factors = dict(zip(axes, known.tolist(), strict=True))
+        sides = cut(b, shape_of(b, x, 4), 1, 2)
+        made = b.tensor("size", [2], ir.DataType.INT32)
+        times = b.ints([int(factors.get(1, 1)), int(factors.get(2, 1))])
+        b.operator("MUL", [sides, times], [made], s.MulOptionsT())
+        return made
+    assert sizes is not None
+    asked = b.as_int32(sizes)
+    if 1 in axes and axes.index(1) + 1 < len(axes) and axes[axes.index(1) + 1] == 2:
+        return cut(b, asked, axes.index(1), 2)
+    sides = shape_of(b, x, 4)
+    return concatenate(
+        b, [cut(b, asked, axes.index(a), 1) if a in axes else cut(b, sides, a, 1) for a in (1, 2)], 2
+    )
 
 
 def depth_to_space(b: Builder, node: ir.Node, *, blocksize: int, mode: str = "DCR") -> None:

@@ -1,4 +1,4 @@
-"""Moving elements: reshaping, transposing, joining, cutting, padding, repeating; and shapes as data.
+"""Moving elements: reshaping, transposing, joining, cutting, padding, repeating.
 
 TFLite reads shapes, axes and indices as int32. Where the shape of a result is known it is written as a
 constant, else it is computed beside the data.
@@ -177,25 +177,52 @@ def concat(b: Builder, node: ir.Node, *, axis: int) -> None:
 
 
 def split(b: Builder, node: ir.Node, *, axis: int = 0, num_outputs: int | None = None) -> None:
-    """Into parts along an axis: SPLIT where they are equal, else SPLIT_V."""
+    """Into parts along an axis: SPLIT where they are equal, else SPLIT_V. Without sizes the last part is what
+    is left."""
     x, sizes = (*node.inputs, None)[:2]
-    at = b.constant(np.int32(axis % (g.rank(x) or 1)))
+    assert x is not None
+    axis %= g.rank(x) or 1
+    at = b.constant(np.int32(axis))
     count = len(node.outputs)
     known = g.constant(sizes)
+    parts: int | None = None
     if sizes is None:
         length = (g.dims(x) or ())[axis]
-        if isinstance(length, int) and length % count:
+        lengths = {(g.dims(v) or ())[axis] for v in node.outputs}
+        if isinstance(length, int):
             size = -(-length // count)
             known = np.array([size] * (count - 1) + [length - size * (count - 1)])
-    if (sizes is None and known is None) or (known is not None and len(set(known.tolist())) == 1):
+        elif len(lengths) != 1 or "?" in lengths:
+            parts = _shares(b, cut(b, shape_of(b, x, g.rank(x) or 0), axis, 1), count)
+    if (
+        parts is None
+        and (sizes is None or known is not None)
+        and (known is None or len(set(known.tolist())) == 1)
+    ):
         options = s.SplitOptionsT()
         options.numSplits = count
         b.operator("SPLIT", [at, x], node.outputs, options)
         return
-    parts = b.ints(known.tolist()) if known is not None else b.as_int32(sizes)  # type: ignore[arg-type]
+    if parts is None:
+        parts = b.ints(known.tolist()) if known is not None else b.as_int32(sizes)  # type: ignore[arg-type]
     options_v = s.SplitVOptionsT()
     options_v.numSplits = count
     b.operator("SPLIT_V", [x, parts, at], node.outputs, options_v)
+
+
+def _shares(b: Builder, length: int, count: int) -> int:
+    """`count` parts of an axis: ceil(length / count) each, the last what is left."""
+
+    def made(code: str, left: int, right: int, options: Any) -> int:
+        result = b.tensor("part", [1], INT32)
+        b.operator(code, [left, right], [result], options)
+        return result
+
+    rounded = made("ADD", length, b.ints([count - 1]), s.AddOptionsT())
+    each = made("DIV", rounded, b.ints([count]), s.DivOptionsT())
+    others = made("MUL", each, b.ints([count - 1]), s.MulOptionsT())
+    last = made("SUB", length, others, s.SubOptionsT())
+    return concatenate(b, [each] * (count - 1) + [last], count)
 
 
 def slice_(b: Builder, node: ir.Node) -> None:
@@ -257,10 +284,7 @@ def pad(b: Builder, node: ir.Node, *, mode: str = "constant") -> None:
         table[at] = known.reshape(2, -1).T
         amounts = b.constant(table, "pads")
     else:
-        pairs, turned = b.tensor("pads", [2, rank], INT32), b.tensor("pads", [rank, 2], INT32)
-        reshaped(b, b.as_int32(pads), [2, rank], pairs)
-        b.operator("TRANSPOSE", [pairs, b.ints([1, 0])], [turned], s.TransposeOptionsT())
-        amounts = turned
+        amounts = _computed_pads(b, b.as_int32(pads), at, rank)
     if mode == "reflect":
         options = s.MirrorPadOptionsT()
         options.mode = s.MirrorPadMode.REFLECT
@@ -280,6 +304,24 @@ def pad(b: Builder, node: ir.Node, *, mode: str = "constant") -> None:
     b.operator("PADV2", [x, amounts, filler], node.outputs, s.PadV2OptionsT())
 
 
+def _computed_pads(b: Builder, pads: int, at: Sequence[int], rank: int) -> int:
+    """Amounts of the axes `at`, first all before them, then all behind, as TFLite's table [rank, 2]."""
+    pairs, turned = b.tensor("pads", [2, len(at)], INT32), b.tensor("pads", [len(at), 2], INT32)
+    reshaped(b, pads, [2, len(at)], pairs)
+    b.operator("TRANSPOSE", [pairs, b.ints([1, 0])], [turned], s.TransposeOptionsT())
+    if list(at) == list(range(rank)):
+        return turned
+    wide, table = turned, b.tensor("pads", [rank, 2], INT32)
+    if len(at) < rank:
+        wide = b.tensor("pads", [len(at) + 1, 2], INT32)
+        options = s.ConcatenationOptionsT()
+        options.axis = 0
+        b.operator("CONCATENATION", [turned, b.constant(np.zeros((1, 2), np.int32))], [wide], options)
+    rows = [at.index(axis) if axis in at else len(at) for axis in range(rank)]
+    b.operator("GATHER", [wide, b.ints(rows)], [table], s.GatherOptionsT())
+    return table
+
+
 def filled(b: Builder, like: ir.Value, number: float) -> int:
     """A number as the node that is being lowered takes the tensor `like`."""
     stored = b.storage(like)
@@ -294,59 +336,6 @@ def filled(b: Builder, like: ir.Value, number: float) -> int:
     return made
 
 
-def shape(b: Builder, node: ir.Node, *, start: int = 0, end: int | None = None) -> None:
-    """The shape, or a part of it, as int64."""
-    x, output = node.inputs[0], node.outputs[0]
-    rank = g.rank(x) or 0
-    first, last, _ = slice(start, end).indices(rank)
-    options = s.ShapeOptionsT()
-    options.outType = TYPES[ir.DataType.INT64]
-    if (first, last) == (0, rank):
-        b.operator("SHAPE", [x], [output], options)
-        return
-    whole = b.tensor("shape", [rank], ir.DataType.INT64)
-    b.operator("SHAPE", [x], [whole], options)
-    sizes = [b.ints([first]), b.ints([max(last - first, 0)])]
-    b.operator("SLICE", [whole, *sizes], [output], s.SliceOptionsT())
-
-
-def size(b: Builder, node: ir.Node) -> None:
-    """The number of elements as int64."""
-    x = node.inputs[0]
-    whole = b.tensor("shape", [g.rank(x) or 0], ir.DataType.INT64)
-    options = s.ShapeOptionsT()
-    options.outType = TYPES[ir.DataType.INT64]
-    b.operator("SHAPE", [x], [whole], options)
-    reducer = s.ReducerOptionsT()
-    reducer.keepDims = False
-    b.operator("REDUCE_PROD", [whole, b.ints([0])], node.outputs, reducer)
-
-
-def fill(b: Builder, node: ir.Node, *, value: Any = None) -> None:
-    """A tensor of one number; float32 zeros where none is given."""
-    dims = node.inputs[0]
-    assert dims is not None
-    number = np.float32(0) if value is None else np.asarray(value).reshape(())
-    b.operator("FILL", [b.as_int32(dims), b.constant(number)], node.outputs, s.FillOptionsT())
-
-
-def range_(b: Builder, node: ir.Node) -> None:
-    """start, start + delta, ... before limit."""
-    ends: list[ir.Value | int] = []
-    for value in node.inputs:
-        assert value is not None and value.dtype is not None
-        number = g.scalar(value)
-        if number is not None:
-            ends.append(b.constant(np.asarray(number, value.dtype.numpy())))
-        elif g.rank(value) == 0:
-            ends.append(value)
-        else:
-            made = b.tensor("end", [], value.dtype)
-            reshaped(b, value, [], made)
-            ends.append(made)
-    b.operator("RANGE", ends, node.outputs, s.RangeOptionsT())
-
-
 LOWERINGS: dict[str, Lowering] = {
     "RESHAPE": reshape,
     "SQUEEZE": squeeze,
@@ -358,8 +347,4 @@ LOWERINGS: dict[str, Lowering] = {
     "SPLIT": split,
     "STRIDED_SLICE": slice_,
     "PAD": pad,
-    "SHAPE": shape,
-    "SIZE": size,
-    "FILL": fill,
-    "RANGE": range_,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tapeout.compiler.rewriting import Rewrite
 from tapeout.passes.decompose import (
     DEPTH_TO_SPACE_DCR,
     ELU_OF_ONE,
@@ -12,6 +13,7 @@ from tapeout.passes.decompose import (
     SOFTMAX_ON_LAST_AXIS,
     Decompose,
 )
+from tapeout.passes.decompose.resizing import ResizeByMatMul
 from tapeout.passes.decompose.unrolling import Unroll
 from tests.passtext import Case, cases, check
 
@@ -22,6 +24,7 @@ PASSES = {
     "dcr": (DEPTH_TO_SPACE_DCR,),
     "gemm": (PLAIN_GEMM,),
     "resize": (RESIZE_BY_MATMUL,),
+    "resize-any": (Rewrite("resize-any", (ResizeByMatMul(computed=True),)),),
     "elu": (ELU_OF_ONE,),
     "unroll": (Unroll(),),
 }
