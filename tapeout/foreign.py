@@ -13,21 +13,17 @@ from tapeout.compiler.foreign import Fitted, Ported, carried, hold, model_of, po
 from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.metrics import Array, difference, is_inexact, relative
 from tapeout.compiler.reference import Reference
-from tapeout.compiler.target import Request, Target, targets
-from tapeout.compiler.target import target as find_target
+from tapeout.compiler.target import Request, Target
 from tapeout.compiler.verification import FLOAT32, SPREAD, TOLERANCES, Verification
 from tapeout.proof import feeds, running
-from tapeout.road import Model, Prepared
+from tapeout.road import Model, Prepared, target_of
 
 
 def artifact_target(model: Model) -> Target | None:
     """The target that writes files such as `model`, None where it is no path of an artifact."""
     if not isinstance(model, str | os.PathLike) or not os.path.isfile(model):
         return None
-    suffix = Path(model).suffix
-    if suffix in (".onnx", ""):
-        return None
-    return next((t for t in map(find_target, targets()) if t.suffix == suffix), None)
+    return target_of(Path(model))
 
 
 def is_foreign(chosen: Target, artifact: Path, request: Request, prepared: Prepared) -> bool:

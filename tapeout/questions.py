@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
-from tapeout.compiler.target import Request, Target, targets
-from tapeout.compiler.target import target as find_target
+from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
-from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, opened, prepare
+from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, opened, prepare, target_of
 
 if TYPE_CHECKING:
     from tapeout.compiler.comparison import Comparison
@@ -33,7 +32,7 @@ def explain(
     *,
     device: str | None = None,
     quantize: str | None = None,
-    shape: Mapping[str, Sequence[int]] | None = None,
+    shape: Mapping[str, Sequence[int | str]] | None = None,
     layout: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
@@ -144,6 +143,7 @@ def compare(
     """
     from tapeout.compiler.comparison import compare as compared
     from tapeout.foreign import artifact_target, compare_artifacts
+    from tapeout.compiler.states import states, zeros
     from tapeout.proof import feeds, inner_spread, running
 
     with failures(), ExitStack() as stack:
@@ -164,6 +164,7 @@ def compare(
             raise AccuracyError(f"nothing here can run the artifact for {chosen.name} on {request.device}")
         _tell(notify, "verify")
         feed = _sample(source, data, sample, feeds)
+        feed |= zeros(source.model, states(source.model, request.options))  # both sides at their first step
         names = [v.name or "" for n in final.model.graph for v in n.outputs]
         # Of those that show as much, the last: targets list the runtime that fuses most first.
         runner = max(reversed(runners), key=lambda r: len(r.tensors(feed, names)))
@@ -189,10 +190,9 @@ def inspect(file: PathLike) -> dict[str, Any]:
         path = Path(file)
         if not (path / "saved_model.pb").exists():
             path = _existing(file, "file")
-        for name in targets():
-            one = find_target(name)
-            if one.inspect is not None and path.suffix == one.suffix:
-                return {"kind": name, **one.inspect(path)}
+        one = target_of(path)
+        if one is not None and one.inspect is not None:
+            return {"kind": one.name, **one.inspect(path)}
         with ExitStack() as stack:
             return _inspect_model(opened(stack, path, proven=False))
 
@@ -362,9 +362,9 @@ def _opened(
 
 
 def _by_suffix(path: Path) -> str:
-    for name in targets():
-        if find_target(name).suffix == path.suffix:
-            return name
+    found = target_of(path)
+    if found is not None:
+        return found.name
     raise UsageError(
         f"no installed target writes '{path.suffix}' files", hint="name the target with --target"
     )

@@ -16,11 +16,11 @@ import onnx_ir as ir
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.pipeline import History, run
-from tapeout.compiler.target import Request, Target
+from tapeout.compiler.target import Request, Target, extensions, targets
 from tapeout.compiler.target import target as find_target
 
 if TYPE_CHECKING:
-    from tapeout.compiler.declaration import Acceptance
+    from tapeout.compiler.declaration import Acceptance, Refusal
 
 # A path, a model in memory, or (from `importing`) a torch module or another framework's file made ONNX.
 Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | Imported | Any"
@@ -30,7 +30,7 @@ Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | Import
 class Wish:
     """What the user asks of the model itself: sizes of inputs, axis orders, which outputs."""
 
-    shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    shape: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     outputs: Sequence[str] = ()
 
@@ -55,14 +55,27 @@ def choose(
     """The target and what is asked of it; raises UsageError naming what it offers."""
     found = find_target(target) if isinstance(target, str) else target
     device = device or found.devices[0]
-    scheme = scheme or "float32"
     if device not in found.devices:
-        raise UsageError(f"target '{found.name}' has no device '{device}'; it has {', '.join(found.devices)}")
+        others = extensions(found.name)
+        known = [*found.devices, *(d for t in others for d in t.devices)]
+        if device not in known:
+            raise UsageError(f"target '{found.name}' has no device '{device}'; it has {', '.join(known)}")
+        found = next(t for t in others if device in t.devices)
+    scheme = scheme or ("float32" if "float32" in found.schemes else found.schemes[0])
     if scheme not in found.schemes:
         raise UsageError(
             f"target '{found.name}' does not offer '{scheme}'; it offers {', '.join(found.schemes)}"
         )
     return found, Request(scheme=scheme, device=device, options=dict(options or {}))
+
+
+def target_of(path: Path) -> Target | None:
+    """The installed target that writes files such as `path`: where several do, the one that they are called
+    after, since others narrow it."""
+    if path.suffix in ("", ".onnx"):
+        return None
+    found = [t for t in map(find_target, targets()) if t.suffix == path.suffix and t.extends is None]
+    return next((t for t in found if f".{t.name}" == t.suffix), found[0] if found else None)
 
 
 def prepare(model: Model, wish: Wish) -> Prepared:
@@ -154,7 +167,25 @@ def refuse(acceptance: Acceptance, target: Target) -> None:
         return
     from tapeout.compiler.explanation import refusal_error
 
-    raise refusal_error(acceptance, target.name)
+    error = refusal_error(acceptance, target.name)
+    if target.extends is not None:
+        error.hint = (
+            f"{error.hint}; --fallback host leaves it to the CPU"
+            if error.hint
+            else ("--fallback host leaves it to the CPU")
+        )
+    raise error
+
+
+def leave_to_host(
+    acceptance: Acceptance, model: ir.Model, target: Target, request: Request
+) -> tuple[Acceptance, list[Refusal]]:
+    """What is accepted where the host beside the device takes what it refuses, and what that is."""
+    if target.extends is None or not acceptance.refused:
+        return acceptance, []
+    wide = target.declaration(request.device).with_host().accept(model)
+    still = {r.node for r in wide.refused}
+    return wide, [r for r in acceptance.refused if r.node not in still]
 
 
 def placement(acceptance: Acceptance) -> dict[str, int]:
