@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tapeout.compiler.declaration import Acceptance
 
 Notify = Callable[[str], None]
-Shapes = Mapping[str, Sequence[int]]
+Shapes = Mapping[str, Sequence[int | str]]
 
 __all__ = [
     "Calibrated", "Export", "Timing", "Verified", "bench", "calibrate", "compare", "explain", "export", "failures",
@@ -115,8 +115,8 @@ def export(
 
     `output` is the artifact's file (default: the model's name in the current folder); beside it lie
     `OUTPUT.manifest.json` and `OUTPUT.report.json`. `quantize` is a scheme that the target offers, `shape`
-    binds input sizes, `layout` asks for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs`
-    keeps only those, `calibration` is what a static scheme takes its ranges from (a path to arrays, images or
+    states input sizes (a number fixes one, a name or "?" keeps it free: {"x": ("N", 3, 64, 64)}), `layout` asks
+    for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs` keeps only those, `calibration` is what a static scheme takes its ranges from (a path to arrays, images or
     statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
     inputs, `cache` is a folder that keeps what was measured, `recipe` (a TOML file or a Recipe) says which part
     is quantized how, `dtype` gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on

@@ -120,7 +120,7 @@ def calibrate(
     quantize: str | None = None,
     output: PathLike | None = None,
     preprocess: str | None = None,
-    shape: Mapping[str, Sequence[int]] | None = None,
+    shape: Mapping[str, Sequence[int | str]] | None = None,
     layout: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,12 @@ Device = Annotated[
 ]
 Shape = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="NAME=1,3,224,224", help="Bind an input's shape.", show_default=False),
+    typer.Option(
+        "--shape",
+        metavar="NAME=N,3,224,224",
+        help="State an input's shape: a number fixes a size, a name or ? keeps it free.",
+        show_default=False,
+    ),
 ]
 Layout = Annotated[
     list[str] | None,
@@ -143,22 +149,24 @@ def pairs(values: Sequence[str] | None, option: str, example: str) -> dict[str, 
     return result
 
 
-def shapes(values: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
-    """--shape NAME=1,3,224,224; a scalar is `NAME=()`."""
+def shapes(values: Sequence[str] | None) -> dict[str, tuple[int | str, ...]]:
+    """--shape NAME=N,3,64,48: sizes, names of free ones, ? or -1 for one left as it is; a scalar is `NAME=()`."""
     from tapeout.compiler.errors import UsageError
 
-    result: dict[str, tuple[int, ...]] = {}
+    result: dict[str, tuple[int | str, ...]] = {}
     for name, text in pairs(values, "--shape", "NAME=1,3,224,224").items():
-        try:
-            found = () if text == "()" else tuple(int(d) for d in text.replace("x", ",").split(","))
-        except ValueError:
+        parts = text.split("x") if re.fullmatch(r"\d+(x\d+)+", text) else text.split(",")
+        found = () if text == "()" else tuple(_size(part.strip()) for part in parts)
+        if "" in found:
             raise UsageError(
-                f"--shape '{name}={text}': expected whole numbers, such as {name}=1,3,224,224"
-            ) from None
-        if any(d < 0 for d in found):
-            raise UsageError(f"--shape '{name}={text}': sizes are not negative")
+                f"--shape '{name}={text}': expected sizes, such as {name}=1,3,224,224 or {name}=N,3,?,?"
+            )
         result[name] = found
     return result
+
+
+def _size(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
 
 
 def names(values: Sequence[str] | None) -> list[str]:

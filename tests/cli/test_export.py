@@ -115,6 +115,17 @@ def test_float16(cli: Cli, tmp_path: Path) -> None:
     assert 1e-5 < max(errors) < 1e-2
 
 
+def test_shape_keeps_and_names_free_sizes(cli: Cli, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "named.tflite"
+    done = cli("export", model, "-o", out, "--shape", "x=batch,3,?,8", "--json")
+    assert done.code == 0, done.err
+    manifest = done.json()["manifest"]
+    assert manifest["interface"]["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 3, 8, 8]}]
+    assert manifest["interface"]["outputs"][0]["shape"] == ["batch", 4, 8, 8]
+    assert manifest["wish"]["shape"] == {"x": ["batch", 3, "?", 8]}
+    assert cli("verify", out, "--against", model).code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -124,7 +135,9 @@ def test_float16(cli: Cli, tmp_path: Path) -> None:
         (["--shape", "nix=1,3,8,8"], 2, "nix"),
         (["--shape", "x=1,3,8"], 2, "x"),
         (["--shape", "x=1,5,8,8"], 2, "x"),
-        (["--shape", "x=1,3,eight,8"], 2, "whole numbers"),
+        (["--shape", "x=1,3,2*k,8"], 2, "'2*k'"),
+        (["--shape", "x=1,3,,8"], 2, "expected sizes"),
+        (["--shape", "x=N,C,8,8"], 2, "is fixed"),
         (["--shape", "x"], 2, "expected NAME=1,3,224,224"),
         (["--layout", "x=NWHC"], 2, "expected NCHW or NHWC"),
         (["--layout", "w=NHWC"], 2, "no input or output"),

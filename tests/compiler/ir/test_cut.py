@@ -57,6 +57,30 @@ def test_shapes_that_do_not_fit(
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_name_keeps_a_dimension_free(model: ir.Model) -> None:
+    bind_shapes(model, {"image": ("B", 3, "?", 8), "side": (-1, "B")})
+    assert [g.dims(v) for v in model.graph.inputs] == [("B", 3, "H", 8), ("B", "B"), (4,)]
+    assert [g.dims(v) for v in model.graph.outputs] == [("B", "B+1"), ("B", "B")]
+    assert check.faults(model) == []
+    session = ort.InferenceSession(to_bytes(model))
+    x, s, o = (np.ones(d, np.float32) for d in ((2, 3, 5, 8), (2, 2), (4,)))
+    assert session.run(None, {"image": x, "side": s, "other": o})[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize(("shapes", "words"), [
+    ({"image": ("N", "C", 8, 8)}, ["[N, 3, H, W]", "size 3 is fixed", "'C'"]),
+    ({"image": ("A", 3, 8, 8), "side": ("B", 4)}, ["'N'", "A by 'image'", "B by 'side'"]),
+    ({"image": ("A", 3, 8, 8), "side": (2, 4)}, ["'N'", "A by 'image'", "2 by 'side'"]),
+    ({"side": (2, "2*K")}, ["'2*K'", "a name such as N"]),
+])  # fmt: skip
+def test_names_that_do_not_fit(
+    model: ir.Model, shapes: dict[str, tuple[int | str, ...]], words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        bind_shapes(model, shapes)
+    assert all(word in str(caught.value) + str(caught.value.hint) for word in words), str(caught.value)
+
+
 def test_cutting_at_a_value_drops_what_served_others(model: ir.Model) -> None:
     cut_outputs(model, ["p", "c"])
     assert check.faults(model) == []
