@@ -78,12 +78,17 @@ class Target:
     inspect: Callable[[Path], dict[str, Any]] | None = None
     extends: str | None = None  # the target whose devices this one adds
     finish: Callable[[Path, ir.Model, Request], Finished] | None = None  # a vendor's compiler behind emission
-    interface: str | None = None  # the type that real inputs and outputs have unless the user says otherwise
+    integer_borders: bool = False  # real inputs and outputs are integers unless the user says otherwise
 
 
 def targets() -> dict[str, importlib.metadata.EntryPoint]:
     """All installed targets by name, none loaded yet."""
     return {e.name: e for e in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+def extensions(name: str) -> list[Target]:
+    """The installed targets that add devices to the target `name`; a broken plugin raises and names itself."""
+    return [found for other in targets() if other != name and (found := target(other)).extends == name]
 
 
 def target(name: str) -> Target:

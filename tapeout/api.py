@@ -30,7 +30,16 @@ from tapeout.compiler.errors import (
 from tapeout.compiler.pipeline import History
 from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
-from tapeout.quantizing import RecipeLike, quantized, read_recipe, recipe_files, scheme_of, with_quantization
+from tapeout.fallback import Fallback
+from tapeout.quantizing import (
+    RecipeLike,
+    quantized,
+    read_recipe,
+    recipe_files,
+    scheme_of,
+    with_borders,
+    with_quantization,
+)
 from tapeout.questions import Timing, Verified, bench, compare, explain, inspect, verify
 from tapeout.road import (
     Model,
@@ -38,6 +47,7 @@ from tapeout.road import (
     Wish,
     choose,
     dtype_name,
+    leave_to_host,
     legalize,
     opened,
     placement,
@@ -97,6 +107,8 @@ def export(
     max_size: int | None = None,
     verify: bool = True,
     require_proof: bool = False,
+    fallback: str = "error",
+    max_fallback: float | None = None,
     keep_rejected: bool = False,
     dry_run: bool = False,
     depfile: str | os.PathLike[str] | None = None,
@@ -121,10 +133,12 @@ def export(
     inputs, `cache` is a folder that keeps what was measured, `recipe` (a TOML file or a Recipe) says which part
     is quantized how, `dtype` gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on
     in place of random inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at
-    most), `max_size` is in bytes, `jobs` bounds threads. Files appear whole or not at all.
+    most), `max_size` is in bytes, `jobs` bounds threads. What a device refuses is an error, or with `fallback`
+    "host" left to the CPU beside it, at most `max_fallback` percent of the operators. Files appear whole or not
+    at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
-    ResourceError, OutputError (each with `.exit_code`).
+    FallbackError, VendorToolError, ResourceError, OutputError (each with `.exit_code`).
     """
     with failures(), ExitStack() as stack:
         clock = _Clock(notify)
@@ -141,10 +155,12 @@ def export(
             prepared = prepare(model, wish)
         samples = None if calibration is None else Samples(calibration, preprocess, cache, jobs)
         request = with_calibration(request, samples, prepared)
+        request = with_borders(request, chosen, prepared.model)
+        policy = Fallback(fallback, max_fallback)
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
         report: dict[str, Any] = {"schema": REPORT, "source": _summary(prepared)}
         with clock("passes"):
-            manifest = _legalized(prepared, chosen, request, wish, report)
+            manifest = _legalized(prepared, chosen, request, wish, report, policy)
         same_model(request, digests.result())
 
         with files.Stage() as stage:
@@ -186,7 +202,7 @@ def export(
                         request = keeping(request, choice)
                         with clock("again"):
                             prepared = prepare(model, wish)
-                            manifest |= _legalized(prepared, chosen, request, wish, report)
+                            manifest |= _legalized(prepared, chosen, request, wish, report, policy)
                             stage.drop(places.artifact)
                             manifest["artifact"] = _emitted(
                                 prepared, chosen, request, stage, places, max_size
@@ -209,6 +225,9 @@ def export(
                         stage.redirect(places.artifact, _beside(places.artifact, ".rejected"))
                         stage.publish()
                     raise error
+            if chosen.finish is not None:
+                with clock("finish"):
+                    _finish(prepared, chosen, request, stage, places, policy, manifest, report)
             report |= {"seconds": clock.seconds, "host": _host()}
             stage.write(places.report, files.json_bytes(report))
             if places.depfile is not None:
@@ -225,10 +244,20 @@ def export(
 
 
 def _legalized(
-    prepared: Prepared, target: Target, request: Request, wish: Wish, report: dict[str, Any]
+    prepared: Prepared,
+    target: Target,
+    request: Request,
+    wish: Wish,
+    report: dict[str, Any],
+    policy: Fallback,
 ) -> dict[str, Any]:
-    """Run the passes on the model, in place; the manifest. Raises UnsupportedError."""
+    """Run the passes on the model, in place; the manifest. Raises UnsupportedError, FallbackError."""
     history, acceptance = legalize(prepared.model, target, request)
+    if policy.to_host:
+        acceptance, left = leave_to_host(acceptance, prepared.model, target, request)
+        report["fallback"] = policy.hold([r.name for r in left], len(acceptance.placed), target.name) | {
+            "reasons": [str(r) for r in left]
+        }
     refuse(acceptance, target)
     report["passes"] = [
         {"name": s.name, "changes": s.count, "seconds": round(s.seconds, 4)} for s in history.steps
@@ -253,6 +282,32 @@ def _emitted(
         target.emit(prepared.model, sink, request)  # type: ignore[arg-type]
     _within(sink.size, most, request)
     return {"name": places.artifact.name, "sha256": sink.digest, "bytes": sink.size}
+
+
+def _finish(
+    prepared: Prepared,
+    target: Target,
+    request: Request,
+    stage: files.Stage,
+    places: _Places,
+    policy: Fallback,
+    manifest: dict[str, Any],
+    report: dict[str, Any],
+) -> None:
+    """Put what the vendor's compiler makes of the staged artifact in its place. Raises VendorToolError,
+    UnsupportedError, FallbackError."""
+    assert target.finish is not None
+    made = target.finish(stage.path(places.artifact), prepared.model, request)
+    total = sum(v for k, v in made.facts.get("placement", {}).items() if isinstance(v, int))
+    report["fallback"] = report.get("fallback", {}) | policy.hold(list(made.hosted), total, request.device)
+    stage.drop(places.artifact)
+    with stage.open(places.artifact) as sink:
+        sink.write(made.content)
+    manifest["artifact"] = {"name": places.artifact.name, "sha256": sink.digest, "bytes": sink.size}
+    manifest["finished"] = dict(made.facts)
+    report["finished"] = {"summary": made.summary, **made.facts}
+    # What ran was the file before it was compiled, on another device.
+    report["proof"]["unproven"] = True
 
 
 @dataclass(frozen=True)
@@ -325,7 +380,7 @@ def _manifest(
         "calibration": described(request),
         "passes": [{"name": s.name, "changes": s.count} for s in history.steps],
         "placement": placement(acceptance),
-        "interface": _interface(prepared),
+        "interface": _interface(prepared, request),
     }
 
 
@@ -406,8 +461,9 @@ def _summary(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _interface(prepared: Prepared) -> dict[str, Any]:
+def _interface(prepared: Prepared, request: Request) -> dict[str, Any]:
     from tapeout.compiler.ir import graph as g
+    from tapeout.compiler.states import states
 
     def entry(value: Any) -> dict[str, Any]:
         shape = g.dims(value)
@@ -417,8 +473,14 @@ def _interface(prepared: Prepared) -> dict[str, Any]:
             "shape": None if shape is None else list(shape),
         }
 
-    graph = prepared.model.graph
-    return {"inputs": [entry(v) for v in graph.inputs], "outputs": [entry(v) for v in graph.outputs]}
+    graph, kept = prepared.model.graph, states(prepared.model, request.options)
+    found: dict[str, Any] = {
+        "inputs": [entry(v) for v in graph.inputs if v.name not in kept],
+        "outputs": [entry(v) for v in graph.outputs if v.name not in kept.values()],
+    }
+    if kept:
+        found["states"] = [entry(v) | {"next": kept[v.name]} for v in graph.inputs if v.name in kept]
+    return found
 
 
 def _host() -> dict[str, Any]:

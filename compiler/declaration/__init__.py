@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,15 +211,15 @@ class Declaration:
         `functions` are those of the node's model: they name the ports of model-local functions.
         """
         if self.parent is None:
-            return self._match(node, functions)
+            return self._match(node, functions, None)
         inherited = self.parent.match(node, functions)
         if isinstance(inherited, Refusal):
             return inherited
-        answer = self._match(node, functions)
+        answer = self._match(node, functions, inherited)
         return answer if isinstance(answer, Refusal) and not self.hosted else inherited
 
-    def _match(self, node: ir.Node, functions: Functions | None) -> Row | Refusal:
-        """The answer of the rows here alone."""
+    def _match(self, node: ir.Node, functions: Functions | None, inherited: Row | None) -> Row | Refusal:
+        """The answer of the rows here alone; the kernel, with what it fuses, is that of `inherited`."""
         op = self._key(node)
         rows = self.rows.get(op, ())
         if not rows:
@@ -228,6 +228,8 @@ class Declaration:
         always = [v for shared in self.common(op) for v in violations(shared, call)]
         best: tuple[tuple[int, int, int], Row, tuple[Violation, ...]] | None = None
         for row in rows:
+            if inherited is not None:
+                row = replace(row, fuses=inherited.fuses)
             found = (*always, *violations(row, call))
             if not found:
                 return row

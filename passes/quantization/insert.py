@@ -196,7 +196,7 @@ class Inserter:
         if factor and bias is not None and (offset := _real_numbers(bias.value)) is not None:
             room = np.abs(offset.astype(np.float64).reshape(-1)) / (factor * BIAS_ROOM)
             scale = np.maximum(scale, room if scale.ndim else room.max(initial=0.0))
-        scale = np.maximum(scale, 2.0**-100).astype(np.float32)
+        scale = np.asarray(np.maximum(scale, 2.0**-100), np.float32)
         key = (value, slot.dtype, axis, scale.tobytes())
         found = self._weights.get(key)
         if found is None:

@@ -44,6 +44,13 @@ def export(
     require_proof: Annotated[
         bool, typer.Option("--require-proof", help="Fail where no runtime could prove it.")
     ] = False,
+    fallback: Annotated[
+        str, typer.Option("--fallback", metavar="error|host", help="What a device refuses goes to the CPU.")
+    ] = "error",
+    max_fallback: Annotated[
+        float | None,
+        typer.Option("--max-fallback", metavar="PCT", help="At most so much of it.", show_default=False),
+    ] = None,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Write without checking the numbers.")
     ] = False,
@@ -83,6 +90,8 @@ def export(
             max_size=o.size(max_size),
             verify=not no_verify,
             require_proof=require_proof,
+            fallback=fallback,
+            max_fallback=max_fallback,
             keep_rejected=keep_rejected,
             dry_run=dry_run,
             depfile=depfile,
@@ -132,6 +141,12 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
             )
     elif not dry_run:
         lines.append(f"unproven: it was not run on any runtime for {manifest['target']} {manifest['device']}")
+    finished = report.get("finished")
+    if finished:
+        lines.append(f"{finished['summary']}; unproven: nothing here is an {manifest['device']}")
+    if report.get("fallback", {}).get("operators"):
+        left = report["fallback"]
+        lines.append(f"left to the CPU: {len(left['operators'])} operators ({left['percent']}%)")
     seconds = report["seconds"]
     lines.append(
         f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")"

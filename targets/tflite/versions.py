@@ -119,7 +119,6 @@ RULES: Mapping[str, Rules] = {
         (3, _reads(T.BOOL)),
         (2, _reads(T.INT8)),
     ),
-    "EMBEDDING_LOOKUP": ((4, _reads(T.INT4, T.INT2, at=1)), (3, _reads(T.INT8, at=1))),
     "GATHER_ND": (
         (5, _reads(T.BOOL)),
         (4, _reads(T.INT16, at=1)),
@@ -278,7 +277,6 @@ RELEASES: Mapping[str, str] = {
     "EMBEDDING_LOOKUP": "1.13.1 1.14 1.14 2.18 2.20",
     "DYNAMIC_UPDATE_SLICE": "2.9 2.17 2.19 2.20",
     "ELU": "1.14",
-    "EMBEDDING_LOOKUP": "1.13 1.14 1.14 2.18",
     "EQUAL": "1.14 1.14 2.3 2.13",
     "EXP": "1.7 2.12",
     "EXPAND_DIMS": "1.10",

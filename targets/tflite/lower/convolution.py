@@ -157,10 +157,13 @@ def integer_bias(b: Builder, x: ir.Value, w: ir.Value, bias: ir.Value | None) ->
     wide = b.storage(x).dtype == ir.DataType.INT16
     dtype = np.dtype(np.int64 if wide else np.int32)
     held = None if bias is None else b.storage(bias)
-    if held is not None and held.quantized and held.dtype == ir.DataType.INT32 and not wide:
-        return b.stored(held)
     step_x, step_w = scales(b.storage(x)), scales(b.storage(w))
     assert step_x is not None and step_w is not None and w.shape is not None
+    if held is not None and held.quantized and held.dtype == ir.DataType.INT32 and not wide:
+        given = scales(held)
+        # Beside one scale for the weights the kernels look for one scale here too.
+        if given is not None and given.size == step_w.size:
+            return b.stored(held)
     step = step_x.astype(np.float64) * step_w.astype(np.float64)
     channels = int(w.shape[0])  # type: ignore[arg-type]
     codes = np.zeros(channels, dtype)
