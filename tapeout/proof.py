@@ -20,12 +20,17 @@ from tapeout.compiler.ir import graph as g
 from tapeout.compiler.memory import LARGE, trimmed
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
+from tapeout.compiler.states import OPTION as STATE
+from tapeout.compiler.states import Feedback, states, stateless, zeros
 from tapeout.compiler.target import Request, Target
 from tapeout.compiler.verification import TOLERANCES, Adapter, Entry, Verification, number, verify
 from tapeout.road import Model, Prepared, Wish, prepare
 
 # Samples of the user's data that an export is checked on; `tapeout verify --samples` takes more.
 SAMPLES = 8
+
+# Steps that an artifact which keeps states is checked on at least.
+STEPS = 20
 
 # Metrics that --gate knows, and whether the bound is the least ("min") or the most ("max") that is right.
 GATES = {"sqnr": "min", "cosine": "min", "argmax": "min", "error": "max", "relative": "max"}
@@ -68,10 +73,24 @@ def feeds(
     return drawn, "random"
 
 
+def steps(claim: Claim) -> tuple[Iterable[Mapping[str, Array]], str]:
+    """What to run an artifact on that keeps states: the inputs of consecutive steps, without the states."""
+    model, pairs = claim.prepared.model, states(claim.prepared.model, claim.request.options)
+    if claim.data is not None:
+        plain = stateless(model, pairs)
+        return inputs.Data(claim.data, plain).samples(max(claim.samples, STEPS)), os.fspath(claim.data)
+    drawn = inputs.random_inputs(model, 0, STEPS)
+    return [{k: v for k, v in feed.items() if k not in pairs} for feed in drawn], "random steps"
+
+
 def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter | None]:
     """What stands for the source: the file itself where ONNX Runtime can run it, else the model as it was
     read."""
     adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
+    pairs = states(claim.prepared.model, claim.request.options)
+    if pairs:
+        first = Adapter(claim.prepared.perms).inputs(zeros(claim.prepared.model, pairs))
+        adapter = Feedback(claim.prepared.perms, pairs, first)
     original: Source = claim.model.path if isinstance(claim.model, Imported) else claim.model
     try:
         with Reference(original, threads=claim.jobs, lean=_large(claim)) as reference:
@@ -107,7 +126,8 @@ def _proven(claim: Claim) -> Verification | None:
         from tapeout.integer_proof import prove_quantized
 
         return prove_quantized(claim, runners)
-    samples, name = feeds(claim.prepared.model, claim.data, claim.samples)
+    kept = states(claim.prepared.model, claim.request.options)
+    samples, name = steps(claim) if kept else feeds(claim.prepared.model, claim.data, claim.samples)
     samples = iter(samples)
     first = next(samples)
     source, adapter = source_of(claim, first)
@@ -203,6 +223,8 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
     from tapeout.compiler.location import find
 
     worst = proof.worst()
+    if claim.request.options.get(STATE):
+        return error  # what a step is off by may come from any step before it
     if isinstance(worst, QuantizedEntry) and proof.failure is None:
         return error  # its clusters have been looked at
     index = proof.samples - 1 if proof.failure is not None or worst is None else worst.sample

@@ -155,6 +155,10 @@ class Builder:
         """A new computed tensor; a symbolic dimension is dynamic, None is an unknown rank."""
         return self._append(self._tensor(f"{hint}~{len(self.graph.tensors)}", shape, dtype))
 
+    def resource(self, hint: str) -> int:
+        """A new tensor that holds the handle of a variable."""
+        return self._append(writer.Tensor(f"{hint}~{len(self.graph.tensors)}", (), s.TensorType.RESOURCE))
+
     def constant(self, array: Any, hint: str = "constant", *, fresh: bool = False) -> int:
         """A constant tensor; equal ones (dtype, shape and content) are one tensor unless it is `fresh`."""
         array = np.asarray(array)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import onnx_ir as ir
 
 from tapeout.compiler.declaration import Declaration, Refusal
 from tapeout.compiler.errors import UnsupportedError
+from tapeout.compiler.states import states
 from tapeout.compiler.target import Request
 from tapeout.targets.tflite import writer
 from tapeout.targets.tflite.builder import Builder
 from tapeout.targets.tflite.clusters import Cluster, cluster
 from tapeout.targets.tflite.lower import LOWERINGS
+from tapeout.targets.tflite.resources import States
 from tapeout.targets.tflite.versions import minimum_runtime
 
 
@@ -21,11 +24,12 @@ def emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
     """Write `model`, which the passes have legalized and the declaration accepts, to `sink`."""
     from tapeout.targets.tflite import declaration
 
-    writer.write(build(model, declaration(request.device)), sink)
+    writer.write(build(model, declaration(request.device), states(model, request.options)), sink)
 
 
-def build(model: ir.Model, rows: Declaration) -> writer.File:
-    """The tables of the file; weights are referred to, not read."""
+def build(model: ir.Model, rows: Declaration, pairs: Mapping[str, str] | None = None) -> writer.File:
+    """The tables of the file; weights are referred to, not read. `pairs` are inputs and outputs that the file
+    keeps as its state."""
 
     def find(node: ir.Node) -> Cluster:
         row = rows.match(node, model.functions)
@@ -36,17 +40,21 @@ def build(model: ir.Model, rows: Declaration) -> writer.File:
     file = writer.File(f"tapeout {importlib.metadata.version('tapeout')}")
     builder = Builder(file, "main", find)
     graph = model.graph
-    for value in graph.inputs:
+    kept = States(builder, graph, pairs or {})
+    inputs = [v for v in graph.inputs if v not in kept.inputs]
+    outputs = [v for v in graph.outputs if v not in kept.outputs]
+    for value in inputs:
         builder.input(value)
+    kept.read()
     builder.lower(graph)
-    builder.finish(graph.outputs)
-    file.signatures.append(
-        writer.Signature(
-            "serving_default",
-            [(v.name or "", i) for v, i in zip(graph.inputs, builder.graph.inputs, strict=True)],
-            [(v.name or "", i) for v, i in zip(graph.outputs, builder.graph.outputs, strict=True)],
-        )
+    kept.assign()
+    builder.finish(outputs)
+    serving = writer.Signature(
+        "serving_default",
+        [(v.name or "", i) for v, i in zip(inputs, builder.graph.inputs, strict=True)],
+        [(v.name or "", i) for v, i in zip(outputs, builder.graph.outputs, strict=True)],
     )
+    file.signatures.insert(0, serving)
     file.buffers.append(minimum_runtime(file).encode().ljust(16, b"\0"))
     file.metadata.append(("min_runtime_version", len(file.buffers) - 1))
     return file

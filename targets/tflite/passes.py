@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from tapeout.compiler.errors import UsageError
 from tapeout.compiler.narrowing import OPTION, patterns
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.schemes import STATIC, WEIGHTS
+from tapeout.compiler.states import OPTION as STATE
+from tapeout.compiler.states import CheckStates
 from tapeout.compiler.target import Request
 from tapeout.passes.canonicalize import CANONICALIZE
 from tapeout.passes.decompose import ELU_OF_ONE, Decompose
@@ -39,7 +42,14 @@ def passes(request: Request) -> tuple[Pass, ...]:
     wide = patterns(request.options.get(OPTION, ""))
     storage: tuple[Pass, ...] = (HalfStorage(wide=wide),) if request.scheme == "float16" else ()
     measured = calibration(request)
+    kept = (CheckStates(request.options),) if STATE in request.options else ()
+    if kept and request.scheme not in FLOAT:
+        raise UsageError(
+            f"option {STATE} is offered for {' and '.join(FLOAT)}, not for {request.scheme}",
+            hint="leave the state an input and an output",
+        )
     return (
+        *kept,
         *CANONICALIZE,
         Unroll(),
         *FUSION,

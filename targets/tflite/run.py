@@ -18,6 +18,7 @@ from tapeout.compiler.target import Request
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 RESOLVERS = {"XNNPACK": "AUTO", "builtin kernels": "BUILTIN_WITHOUT_DEFAULT_DELEGATES"}
+RESET = "reset"  # the signature that sets the states of a file to zero
 CHOICES = {"both": tuple(RESOLVERS), "xnnpack": ("XNNPACK",), "builtin": ("builtin kernels",)}
 
 
@@ -55,15 +56,21 @@ class LiteRT:
         self.outputs: dict[str, int] = signature["outputs"]
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """The outputs for `inputs`, both keyed by the source's names."""
+        """The outputs for `inputs`, both keyed by the source's names. A file that keeps states has them from the
+        run before; see `reset`."""
         self._invoke(self._interpreter, inputs)
         return {name: _read(self._interpreter, index) for name, index in self.outputs.items()}
 
+    def reset(self) -> None:
+        """Set the states that the file keeps to what they begin with."""
+        _reset(self._interpreter)
+
     def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> Arrays:
         """The tensors of the main graph among `names`, as far as the runtime shows them: what a delegate has
-        fused away is absent."""
+        fused away is absent. States are those of a first run."""
         if self._shown is None:
             self._shown = self._open(keep=True)
+        _reset(self._shown)
         self._invoke(self._shown, inputs)
         wanted = set(names)
         found: Arrays = {}
@@ -171,6 +178,11 @@ def _read(interpreter: Any, index: int) -> np.ndarray[Any, Any]:
     if 0 in detail["shape"]:
         return np.zeros(detail["shape"], detail["dtype"])
     return interpreter.get_tensor(index)  # type: ignore[no-any-return]
+
+
+def _reset(interpreter: Any) -> None:
+    if RESET in interpreter._get_full_signature_list():
+        interpreter.get_signature_runner(RESET)()
 
 
 @functools.cache

@@ -64,11 +64,12 @@ class Subgraph:
 
 @dataclass
 class Signature:
-    """Names of inputs and outputs for the user, with their tensor indices in the first subgraph."""
+    """Names of inputs and outputs for the user, with their tensor indices in the subgraph."""
 
     key: str
     inputs: Sequence[tuple[str, int]]
     outputs: Sequence[tuple[str, int]]
+    subgraph: int = 0
 
 
 @dataclass
@@ -265,7 +266,7 @@ def _signature(b: flatbuffers.Builder, signature: Signature) -> int:
     s.SignatureDefAddInputs(b, inputs)
     s.SignatureDefAddOutputs(b, outputs)
     s.SignatureDefAddSignatureKey(b, key)
-    s.SignatureDefAddSubgraphIndex(b, 0)
+    s.SignatureDefAddSubgraphIndex(b, signature.subgraph)
     return int(s.SignatureDefEnd(b))
 
 
