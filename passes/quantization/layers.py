@@ -26,13 +26,15 @@ Array = np.ndarray[Any, Any]
 # Rows of all samples together that one product is fitted on, and the inputs beyond which it is left alone.
 ROWS = 4096
 WIDEST = 4096
-# One row in so many is held out.
+# One sample in so many is held out; where there are fewer samples, one row.
 HELD_OUT = 5
+# Samples that are walked with.
+SAMPLES = 64
 # Inputs are rounded to so many steps of their largest magnitude: sums of their products are then exact in float64,
 # in whatever order a machine adds them.
 STEPS = 2**13
 # A candidate must be better than rounding by this share to be taken.
-MARGIN = 1e-3
+MARGIN = 1e-2
 # What the samples of one piece may hold, in bytes.
 SAMPLE_BYTES = 400 << 20
 
@@ -47,6 +49,7 @@ class Problem(NamedTuple):
     highest: int
     wanted: Array
     inputs: Array
+    out: Array  # which rows are held out
 
 
 class Candidate(NamedTuple):
@@ -90,7 +93,7 @@ class Fit:
 
     def run(self) -> int:
         """The number of products that changed."""
-        feeds = self.feeds[: self._samples()]
+        feeds = spread(self.feeds, min(SAMPLES, self._samples()))
         theirs = {n.name: n for n in self.source.graph}
         wanted, made = Walk(self.source, feeds), Walk(self.quantized, feeds)
         count = 0
@@ -102,7 +105,7 @@ class Fit:
             wanted.until(other)
             made.until(node)
             assert other.inputs[0] is not None and node.inputs[0] is not None
-            count += self._fit(found, wanted.values(other.inputs[0]), made.values(node.inputs[0]))
+            count += self._fit(found, other, wanted.values(other.inputs[0]), made.values(node.inputs[0]))
         return count
 
     def _samples(self) -> int:
@@ -127,11 +130,11 @@ class Fit:
             return False
         return int(np.prod(shape[1:], dtype=np.int64)) <= WIDEST * (1 if found.groups == 1 else found.groups)
 
-    def _fit(self, found: Product, wanted: Sequence[Array], made: Sequence[Array]) -> bool:
+    def _fit(self, found: Product, other: ir.Node, wanted: Sequence[Array], made: Sequence[Array]) -> bool:
         assert found.scale is not None and found.weight.const_value is not None
         codes = found.weight.const_value.numpy()
         scale = found.scale.const_value.numpy().astype(np.float64)  # type: ignore[union-attr]
-        floats = self._floats(found, codes, scale)
+        floats = self._floats(other, codes, scale)
         share = max(1, -(-self.rows // len(made)))
         pieces = [
             (found.rows(x, codes.shape, share, i), found.rows(y, codes.shape, share, i))
@@ -140,6 +143,8 @@ class Fit:
         theirs, ours = (np.concatenate([p[k] for p in pieces]) for k in (0, 1))
         step = max(float(np.abs(theirs).max(initial=0)), float(np.abs(ours).max(initial=0))) / STEPS or 1.0
         theirs, ours = (np.rint(a.astype(np.float64) / step) for a in (theirs, ours))
+        owner = np.repeat(np.arange(len(pieces)), [len(p[0]) for p in pieces])
+        out = (owner if len(pieces) >= HELD_OUT else np.arange(len(ours))) % HELD_OUT == HELD_OUT - 1
         weights, held = found.matrix(floats), found.matrix(codes.astype(np.float64))
         scales = scale.reshape(found.groups, -1)
         highest = levels(found.weight.dtype)[1]  # type: ignore[arg-type]
@@ -147,7 +152,7 @@ class Fit:
         before = after = power = 0.0
         changed = 0
         for k in range(found.groups):
-            problem = Problem(weights[k], held[k], scales[k], highest, theirs[:, k], ours[:, k])
+            problem = Problem(weights[k], held[k], scales[k], highest, theirs[:, k], ours[:, k], out)
             new[k], shift[k], errors = solve(problem, self.algorithms)
             before, after, power = before + errors[0], after + errors[1], power + errors[2]
             changed += int(errors[3])
@@ -161,12 +166,10 @@ class Fit:
         shift_bias(self.quantized, found.node, shift.reshape(-1) * step)
         return True
 
-    def _floats(self, found: Product, codes: Array, scale: Array) -> Array:
+    @staticmethod
+    def _floats(other: ir.Node, codes: Array, scale: Array) -> Array:
         """The weight that the codes stand for, from the float graph."""
-        theirs = {n.name: n for n in self.source.graph} if not hasattr(self, "_names") else self._names
-        self._names = theirs
-        node = theirs[found.node.name]
-        array = g.constant(node.inputs[1])
+        array = g.constant(other.inputs[1])
         if array is None or array.shape != codes.shape:
             return codes * scale.reshape(-1, *[1] * (codes.ndim - 1))
         return array.astype(np.float64)
@@ -177,7 +180,7 @@ def solve(
 ) -> tuple[Array, Array, tuple[float, float, float, int]]:
     """The best codes [O, K] and shift of the bias [O] (in steps of the input), with the squared errors on
     held-out rows before and after, the variance there, and how many channels changed."""
-    out = np.arange(len(problem.inputs)) % HELD_OUT == 0
+    out = problem.out
     seen = problem._replace(wanted=problem.wanted[~out], inputs=problem.inputs[~out])
     mean_wanted, mean_made = seen.wanted.mean(0), seen.inputs.mean(0)
     target = problem.wanted[out] @ problem.weight.T
@@ -241,6 +244,13 @@ def shift_bias(model: ir.Model, node: ir.Node, shift: Array) -> None:
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, made)
+
+
+def spread(feeds: Sequence[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
+    """At most `count` of `feeds`, evenly over all of them."""
+    if len(feeds) <= count:
+        return list(feeds)
+    return [feeds[i * len(feeds) // count] for i in range(count)]
 
 
 def bounded(codes: Array) -> Array:

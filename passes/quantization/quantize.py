@@ -20,7 +20,7 @@ from tapeout.passes.quantization.groups import Groups
 from tapeout.passes.quantization.insert import Inserter
 from tapeout.passes.quantization.interface import convert
 from tapeout.passes.quantization.placement import Placement, Placer, reasons
-from tapeout.passes.quantization.ranges import Measured, Ranges, source_names
+from tapeout.passes.quantization.ranges import Interval, Measured, Ranges, source_names
 from tapeout.passes.quantization.report import META
 
 PLAIN = Recipe()
@@ -33,7 +33,8 @@ class Quantize:
 
     `dtypes` asks for the storage type of graph inputs and outputs ("int8", "uint8"); without it they stay
     floating-point. `everything` quantizes whatever has a row, whether it pays or not. `overrides` are schemes by
-    node name ("float32" for none) that algorithms have chosen; they win over the recipe.
+    node name ("float32" for none) that algorithms have chosen; they win over the recipe. `ranges` are ranges by
+    value name that they have chosen; what the recipe's rules say wins over those.
     """
 
     scheme: Scheme
@@ -43,13 +44,14 @@ class Quantize:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     everything: bool = False
     overrides: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, Interval] = field(default_factory=dict)
     name: str = "quantize"
 
     def __call__(self, model: ir.Model) -> Changes:
         measured: Measured | None = self.measured() if callable(self.measured) else self.measured
         values = (v for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None)
         self.recipe.check(model.graph, {name for v in values for name in source_names(v)})
-        ranges = Ranges(measured, self.recipe)
+        ranges = Ranges(measured, self.recipe, self.ranges)
         widened = widen(model)
         placement = self._place(model, ranges)
         clusters = [placement.clusters[n] for n in model.graph if n in placement.clusters]

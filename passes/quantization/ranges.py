@@ -4,6 +4,8 @@ follows from the tensor's producer."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -48,8 +50,12 @@ def source_names(value: ir.Value) -> tuple[str, ...]:
 class Ranges:
     """Ranges of the values of one graph, by a recipe and measured statistics."""
 
-    def __init__(self, measured: Measured | None, recipe: Recipe) -> None:
-        self.measured, self.recipe = measured, recipe
+    def __init__(
+        self, measured: Measured | None, recipe: Recipe, chosen: Mapping[str, Interval] = MappingProxyType({})
+    ) -> None:
+        """`chosen` are ranges of 8-bit tensors, by value name, that algorithms have found better than the
+        recipe's default method; what a rule says wins over them."""
+        self.measured, self.recipe, self.chosen = measured, recipe, chosen
         self._found: dict[tuple[ir.Value, int, bool], Interval | str] = {}
 
     def of(self, value: ir.Value, bits: int, symmetric: bool) -> Interval | str:
@@ -71,6 +77,8 @@ class Ranges:
         wanted = self.recipe.range_of(names, value.producer())
         if not isinstance(wanted, str):
             return wanted
+        if bits <= 8 and not symmetric and wanted == "minmax" and value.name in self.chosen:
+            return self.chosen[value.name]
         for name in names:
             if self.measured is not None and (known := self.measured.for_range(name)) is not None:
                 if getattr(known, "count", 1) == 0:

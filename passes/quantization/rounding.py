@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from tapeout.passes.quantization.gptq import gptq, toward
 from tapeout.passes.quantization.layers import Candidate, Problem
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,6 @@ class Gptq:
             yield Candidate(gptq(weight, hessian, problem.scale, problem.highest), True)
 
 
-def _mean(rows):  # type: ignore[no-untyped-def]
+def _mean(rows: Array) -> Array:
     """The mean of each input, a whole number as the rows are, so that sums of products stay exact."""
-    import numpy as np
-
     return np.rint(rows.mean(0))

@@ -34,11 +34,7 @@ class Walk:
         self.position = {node: i for i, node in enumerate(self.order)}
         self.at = 0
         self.held: list[dict[str, Array]] = [dict(f) for f in feeds]
-        self._fixed: set[ir.Node] = set()
-        for node in self.order:
-            makers = [(v, v.producer()) for v in reads(node)]
-            if makers and all(g.is_constant(v) or m in self._fixed for v, m in makers):
-                self._fixed.add(node)
+        self._fixed: dict[ir.Node, bool] = {}
         self._last = self._last_reads()
         self._functions = [ir.serde.serialize_function(f) for f in model.functions.values()]
         opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items()]
@@ -56,12 +52,12 @@ class Walk:
         end = self.position[node]
         if end <= self.at:
             return
-        piece, start = [n for n in self.order[self.at : end] if n not in self._fixed], self.at
+        piece, start = [n for n in self.order[self.at : end] if not self._is_fixed(n)], self.at
         piece = [*self._behind(piece), *piece]
         made = {v.name: v for n in piece for v in n.outputs if v.name}
         needed = {v.name or "": v for n in piece for v in reads(n) if v.name not in made}
         given = {k: v for k, v in needed.items() if not g.is_constant(v)}
-        fixed = {v.name for n in piece if n in self._fixed for v in n.outputs}
+        fixed = {v.name for n in piece if self._is_fixed(n) for v in n.outputs}
         kept = [k for k in made if k and k not in fixed and self._last.get(k, -1) >= end]
         if kept:
             session = self._open(piece, given, [v for v in needed.values() if g.is_constant(v)], kept)
@@ -73,17 +69,31 @@ class Walk:
                 del values[name]
         self.at = end
 
+    def _is_fixed(self, node: ir.Node) -> bool:
+        """Whether `node` computes a constant."""
+        known = self._fixed.get(node)
+        if known is None:
+            makers = [(v, v.producer()) for v in reads(node)]
+            known = bool(makers) and all(
+                g.is_constant(v) or (m is not None and self._is_fixed(m)) for v, m in makers
+            )
+            self._fixed[node] = known
+        return known
+
     def _behind(self, piece: Iterable[ir.Node]) -> list[ir.Node]:
-        """The nodes of constants that `piece` reads, in order."""
-        found: set[ir.Node] = set()
-        queue = list(piece)
-        while queue:
-            for value in reads(queue.pop()):
+        """The nodes of constants that `piece` reads, in order; some may have been made after the walk began."""
+        found: dict[ir.Node, None] = {}
+
+        def visit(node: ir.Node) -> None:
+            for value in reads(node):
                 made = value.producer()
-                if made in self._fixed and made not in found:
-                    found.add(made)
-                    queue.append(made)
-        return sorted(found, key=self.position.__getitem__)
+                if made is not None and made not in found and self._is_fixed(made):
+                    visit(made)
+                    found[made] = None
+
+        for node in piece:
+            visit(node)
+        return list(found)
 
     def values(self, value: ir.Value) -> list[Array]:
         """What `value` holds in each sample; a node at or behind the walk's position reads it."""

@@ -1,0 +1,206 @@
+"""What the quantization of each tensor costs at the model's outputs, measured on data.
+
+The Q/DQ graph gets a switch at every quantized activation: Where(on, DequantizeLinear(q), x). One session then
+answers for any choice of tensors that are quantized. The error is that of each output, as a share of its
+variance, averaged over the outputs. Weights are as the float graph has them: their rounding is another matter,
+which fitting them mends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.origin import origin
+from tapeout.compiler.operations import LAST
+from tapeout.compiler.reference import Reference
+
+Array = np.ndarray[Any, Any]
+
+# Operators that hand on elements of one input: quantized or not, they are what their input is.
+HANDING_ON = frozenset(
+    {
+        "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Gather",
+        "Split", "Pad", "MaxPool", "DepthToSpace", "SpaceToDepth", "GatherND", "ReduceMax", "ReduceMin",
+    }
+)  # fmt: skip
+
+
+class Site(NamedTuple):
+    """Quantized tensors that hold the same numbers: their switch, their names, and the nodes (by name) that make
+    and read them."""
+
+    switch: str
+    tensors: tuple[str, ...]
+    nodes: tuple[str, ...]
+    origins: tuple[str, ...]
+
+
+@dataclass
+class Switchboard:
+    """`quantized`, a Q/DQ graph, with switches; `source` is the float graph that it was made of."""
+
+    quantized: ir.Model
+    source: ir.Model
+    feeds: Sequence[Mapping[str, Array]]
+    threads: int = 2
+    sites: list[Site] = field(default_factory=list)
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self._model = self.quantized.clone()
+        self._real_weights()
+        self._switch()
+        with Reference(self.source, threads=self.threads) as reference:
+            self.outputs = reference.outputs()
+            self._wanted = [reference.run(f) for f in self.feeds]
+        floats = [n for n in self.outputs if self._wanted[0][n].dtype.kind == "f"]
+        self._power = {}
+        for name in floats:
+            both = np.concatenate([w[name].reshape(-1) for w in self._wanted]).astype(np.float64)
+            self._power[name] = float(((both - both.mean()) ** 2).sum()) or float((both**2).sum()) or 1.0
+        self._reference = Reference(self._model, threads=self.threads)
+
+    def _real_weights(self) -> None:
+        theirs = {n.name: n for n in self.source.graph}
+        graph = self._model.graph
+        for node in graph:
+            other = theirs.get(node.name)
+            if other is None:
+                continue
+            for i, value in enumerate(node.inputs):
+                made = g.producer(value, "DequantizeLinear")
+                if made is None or not g.is_constant(made.inputs[0]) or i >= len(other.inputs):
+                    continue
+                real = other.inputs[i]
+                if real is not None and g.is_constant(real) and real.const_value is not None:
+                    known = graph.initializers.get(real.name or "")
+                    node.replace_input_with(
+                        i, known or g.add_constant(graph, real.const_value, real.name or "weight")
+                    )
+        g.remove_dead(graph)
+
+    def _switch(self) -> None:
+        graph = self._model.graph
+        of: dict[ir.Value, int] = {}  # a float value -> the site that it belongs to
+        found: list[dict[str, dict[str, None]]] = []
+        for node in list(graph):
+            if (
+                node.op_type == "QuantizeLinear"
+                and node.inputs[0] is not None
+                and not g.is_constant(node.inputs[0])
+            ):
+                self._add(node, of, found)
+            elif LAST.sub("", node.op_type) in HANDING_ON and node.inputs and node.inputs[0] in of:
+                for value in node.outputs:
+                    of[value] = of[node.inputs[0]]
+        self.sites = [
+            Site(f"switch~~{i}", tuple(f["tensors"]), tuple(f["nodes"]), tuple(f["origins"]))
+            for i, f in enumerate(found)
+        ]
+        graph.inputs.extend(
+            ir.Value(name=s.switch, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+            for s in self.sites
+        )
+        switches = {v.name: v for v in graph.inputs}
+        for value, site in list(of.items()):
+            made = value.producer()
+            if made is None or made.op_type != "DequantizeLinear":
+                continue
+            coded = made.inputs[0].producer() if made.inputs[0] is not None else None
+            if coded is None or coded.op_type != "QuantizeLinear":
+                continue
+            chosen = ir.node(
+                "Where",
+                [switches[f"switch~~{site}"], value, coded.inputs[0]],
+                name=g.fresh(graph, "switched"),
+            )
+            chosen.outputs[0].dtype, chosen.outputs[0].shape = value.dtype, value.shape  # type: ignore[assignment]
+            chosen.outputs[0].name = g.fresh(graph, "switched")
+            graph.insert_after(made, chosen)
+            for use in list(value.uses()):
+                if use.node is not chosen:
+                    use.node.replace_input_with(use.idx, chosen.outputs[0])
+            for i, output in enumerate(graph.outputs):
+                if output is value:
+                    name = value.name
+                    value.name = g.fresh(graph, name or "output")
+                    chosen.outputs[0].name = name
+                    graph.outputs[i] = chosen.outputs[0]
+
+    def _add(self, node: ir.Node, of: dict[ir.Value, int], found: list[dict[str, dict[str, None]]]) -> None:
+        value = node.inputs[0]
+        assert value is not None
+        stood_for = value.producer()
+        site = of.get(value)
+        if site is None:
+            site = len(found)
+            found.append({"tensors": {}, "nodes": {}, "origins": {}})
+            of[value] = site
+        entry = found[site]
+        maker = stood_for
+        while maker is not None and maker.op_type in ("Relu", "Clip") and maker.inputs[0] is not None:
+            entry["nodes"][maker.name or ""] = None  # the activation that a kernel fuses
+            maker = maker.inputs[0].producer()
+        if maker is not None and maker.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            entry["nodes"][maker.name or ""] = None
+            for name in origin(maker):
+                entry["origins"][name] = None
+        for use in node.outputs[0].uses():
+            real = use.node
+            if real.op_type != "DequantizeLinear":
+                continue
+            of[real.outputs[0]] = site
+            entry["tensors"][real.outputs[0].name or ""] = None
+            for reader in real.outputs[0].uses():
+                if reader.node.op_type != "QuantizeLinear":
+                    entry["nodes"][reader.node.name or ""] = None
+
+    def errors(self, on: Iterable[str]) -> dict[str, float]:
+        """Each output's squared error as a share of its variance, where the sites with switches `on` are
+        quantized."""
+        chosen = set(on)
+        switches = {s.switch: np.asarray(s.switch in chosen) for s in self.sites}
+        total = dict.fromkeys(self._power, 0.0)
+        for feed, wanted in zip(self.feeds, self._wanted, strict=True):
+            made = self._reference.run({**feed, **switches}, list(total))
+            for name in total:
+                total[name] += float(((made[name].astype(np.float64) - wanted[name]) ** 2).sum())
+        self.runs += 1
+        return {name: total[name] / self._power[name] for name in total}
+
+    def error(self, on: Iterable[str]) -> float:
+        """The mean of `errors`."""
+        found = self.errors(on)
+        return sum(found.values()) / max(len(found), 1)
+
+    def alone(
+        self, among: Iterable[str] | None = None, share: float = 0.01, limit: int = 120
+    ) -> dict[str, float]:
+        """What each site (of those with switches `among`) adds by itself, the worst first.
+
+        Sites are measured together, in halves of halves, and only groups that add more than `share` of what all
+        of them add are taken apart: in the others each site gets an equal part. At most `limit` runs.
+        """
+        found: dict[str, float] = {}
+        chosen = None if among is None else set(among)
+        every = [s.switch for s in self.sites if chosen is None or s.switch in chosen]
+        whole = self.error(every)
+        queue = [(whole, every)] if every else []
+        runs = 0
+        while queue:
+            queue.sort(key=lambda item: -item[0])
+            error, group = queue.pop(0)
+            if len(group) == 1 or error <= share * whole or runs >= limit:
+                found.update(dict.fromkeys(group, error / len(group)))
+                continue
+            half = len(group) // 2
+            for part in (group[:half], group[half:]):
+                queue.append((self.error(part), part))
+                runs += 1
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
