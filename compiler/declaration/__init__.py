@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tapeout.compiler.declaration import parse
-from tapeout.compiler.declaration.match import Violation, distance, violations
+from tapeout.compiler.declaration.match import Violation, distance, merged, sentence, violations
 from tapeout.compiler.declaration.quantizing import Slot, slots, unmet
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance, narrowed
 from tapeout.compiler.errors import InternalError, UsageError
@@ -70,11 +70,11 @@ class Refusal:
         return source_name(self.node)
 
     def reasons(self) -> list[str]:
-        """Each violation in words; what to do about all of them comes from `fixes`."""
+        """Each violation in words, ports that are refused alike together; what to do comes from `fixes`."""
         if self.row is None:
-            kind = f"{self.scheme} row" if self.scheme else "row"
-            return [f"no {kind} for operator {self.op} on {self.target}"]
-        return [v.text(self.target) for v in self.violations]
+            kind = f"{self.scheme} kernel" if self.scheme else "kernel"
+            return [f"{self.target} has no {kind} for {self.op}"]
+        return [v.text(self.target) for v in merged(self.violations)]
 
     def fixes(self) -> list[str]:
         found = [v.fix for v in self.violations] + [self.hint]
@@ -82,10 +82,8 @@ class Refusal:
 
     def why(self) -> str:
         """All reasons, then what to do: "stride 4, at most 3 on ethos-u55; pad and stride twice"."""
-        reasons = self.reasons()
-        tail = f" on {self.target}"
-        shared = [r.removesuffix(tail) for r in reasons[:-1]] + reasons[-1:]
-        return "; ".join([*shared, *self.fixes()])
+        reason = self.reasons()[0] if self.row is None else sentence(self.violations, self.target)
+        return "; ".join([reason, *self.fixes()])
 
     def __str__(self) -> str:
         """ "Conv 'stem/conv1': stride 4, at most 3 on ethos-u55; pad and stride twice"."""

@@ -4,15 +4,15 @@ found."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.declaration.rows import ANY_PORT, PortRule, Row, spell
+from tapeout.compiler.declaration.rows import ANY_PORT, PortRule, Row, either, spell
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operators import Call, Storage, dtype_name, storage, type_name
 
@@ -28,9 +28,14 @@ class Kind(Enum):
     TENSOR = 2
 
 
+UNKNOWN = "not known before running"
+REQUIRED, NOT_TAKEN = "required", "not taken"
+
+
 @dataclass(frozen=True)
 class Violation:
-    """One thing that a row demands and a node does not give."""
+    """One thing that a row demands and a node does not give: what is `found` of `what`, and what is `expected`.
+    Of what is there or not, or holds or not, REQUIRED or NOT_TAKEN is expected."""
 
     what: str
     expected: str
@@ -38,9 +43,56 @@ class Violation:
     fix: str | None = None
     kind: Kind = Kind.LIMIT
 
+    @property
+    def yes_no(self) -> bool:
+        return self.expected in (REQUIRED, NOT_TAKEN)
+
     def text(self, target: str) -> str:
-        """ "stride 4, at most 3 on ethos-u55"."""
-        return f"{self.what} {self.found}, {self.expected} on {target}"
+        """ "stride 4, at most 3 on ethos-u55", "tflite needs constant axes"."""
+        return sentence((self,), target)
+
+
+def merged(found: Collection[Violation]) -> list[Violation]:
+    """Violations of several ports that are the same otherwise as one: "rank of A, B and C"."""
+    groups: dict[tuple[str, ...], list[Violation]] = {}
+    for v in found:
+        head, of, _ = v.what.rpartition(" of ")
+        groups.setdefault((head if of else v.what, of, v.expected, v.found), []).append(v)
+    made = []
+    for (head, of, _, _), same in groups.items():
+        ports = list(dict.fromkeys(v.what.removeprefix(f"{head} of ") for v in same))
+        what = f"{head} of {listed(ports)}" if of else head
+        made.append(replace(same[0], what=what))
+    return made
+
+
+def sentence(found: Collection[Violation], target: str) -> str:
+    """Everything that keeps a node from a row, in words: "stride 4, at most 3; dilation 2, exactly 1 on
+    ethos-u55, which needs a constant W"."""
+    every = merged(found)
+    numbers = [
+        f"{v.what} is {UNKNOWN} ({v.expected})" if v.found == UNKNOWN else f"{v.what} {v.found}, {v.expected}"
+        for v in every
+        if not v.yes_no
+    ]
+    verbs = []
+    needed = [v.what for v in every if v.expected == REQUIRED and v.found != UNKNOWN]
+    unknown = [v.what for v in every if v.expected == REQUIRED and v.found == UNKNOWN]
+    excess = [v.what for v in every if v.expected == NOT_TAKEN]
+    if needed:
+        verbs.append(f"needs {listed(needed)}")
+    if unknown:
+        verbs.append(f"needs {listed(unknown)}, which is {UNKNOWN}")
+    if excess:
+        verbs.append(f"does not take {listed(excess, 'or')}")
+    if not numbers:
+        return f"{target} {' and '.join(verbs)}"
+    return f"{'; '.join(numbers)} on {target}" + (f", which {' and '.join(verbs)}" if verbs else "")
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """ "A, B and C"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def violations(row: Row, call: Call, plan: Plan | None = None) -> Iterator[Violation]:
@@ -62,10 +114,12 @@ def violations(row: Row, call: Call, plan: Plan | None = None) -> Iterator[Viola
         value = limit.measure(call)
         expected = limit.bound.broken(value)
         if expected is not None:
+            found = _found(value)
+            wanted = limit.bound.equal
             if isinstance(value, bool):
-                found, expected = ("present", "not taken") if value else ("missing", "required")
-            else:
-                found = _found(value)
+                found, expected = ("present", NOT_TAKEN) if value else ("missing", REQUIRED)
+            elif value is None and isinstance(wanted, bool):
+                expected = REQUIRED if wanted else NOT_TAKEN
             kind = Kind.LIMIT if limit.bound.equal is None else Kind.CASE
             yield Violation(limit.label, expected, found, limit.bound.fix or row.fix, kind)
     if plan is None:
@@ -80,7 +134,7 @@ def distance(found: Collection[Violation]) -> tuple[int, int, int]:
 
 
 def _found(value: object) -> str:
-    return "not known statically" if value is None else spell(value)
+    return UNKNOWN if value is None else spell(value)
 
 
 def _named(port: str, named: object, call: Call) -> list[str]:
@@ -114,7 +168,7 @@ def _types(row: Row, call: Call) -> Iterator[Violation]:
 
 
 def _must_be(names: tuple[str, ...]) -> str:
-    return "must be " + ("one of " if len(names) > 1 else "") + ", ".join(names)
+    return f"must be {either(names)}"
 
 
 def _port(port: str, rule: PortRule, call: Call, row: Row, plan: Plan | None) -> Iterator[Violation]:
@@ -122,7 +176,7 @@ def _port(port: str, rule: PortRule, call: Call, row: Row, plan: Plan | None) ->
     for name in _named(port, row.ports, call):
         values = call.values(name)
         if not values and rule.optional is False:
-            yield Violation(name, "must be there", "is left out", fix)
+            yield Violation(name, REQUIRED, "missing", fix)
         for value in values:
             output = name in call.output_values
             stored = plan(value, output) if plan else storage(value, output=output, fuses=row.fuses)
@@ -131,7 +185,7 @@ def _port(port: str, rule: PortRule, call: Call, row: Row, plan: Plan | None) ->
 
 def _stored(name: str, rule: PortRule, stored: Storage, call: Call, fix: str | None) -> Iterator[Violation]:
     if rule.role in ("weight", "bias", "const") and not g.is_constant(stored.value):
-        yield Violation(f"{name}", "must be constant", "is computed", fix)
+        yield Violation(f"constant {name}", REQUIRED, "missing", fix)
     if rule.rank is not None:
         rank = g.rank(stored.value)
         expected = rule.rank.broken(rank)
@@ -177,7 +231,7 @@ def _zero_points(stored: Storage) -> np.ndarray[Any, Any] | None:
 
 def _array(array: np.ndarray[Any, Any] | None) -> str:
     if array is None:
-        return "not known statically"
+        return UNKNOWN
     flat = array.reshape(-1)
     return f"{flat[0]:g}" if flat.size == 1 else f"{flat.min():g} to {flat.max():g}"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from tapeout.compiler.operators import Activation
+from tapeout.compiler.operators import ABSENT, Activation
 from tapeout.compiler.quantities import Measure
 
 ANY_PORT = "*"  # in types, rank and ports: every tensor that goes in or out and is not named itself
@@ -31,7 +31,7 @@ class Bound:
     def broken(self, value: Any) -> str | None:
         """What is expected, in words, where `value` breaks it; None where it holds."""
         if value is None:
-            return None if self.unknown_ok else f"{self.words()}, known before running"
+            return None if self.unknown_ok else self._wanted()
         many = value if isinstance(value, tuple) else (value,)
         if self.min is not None and not all(_number(v) and v >= self.min for v in many):
             return f"at least {spell(self.min)}"
@@ -40,12 +40,24 @@ class Bound:
         if self.multiple_of is not None and not all(_number(v) and v % self.multiple_of == 0 for v in many):
             return f"a multiple of {self.multiple_of}"
         if self.equal is not None and not _same(value, self.equal):
-            return f"exactly {spell(self.equal)}"
+            return self._equal()
         if self.among is not None and not _among(value, self.among):
-            return f"one of {', '.join(map(spell, self.among))}"
+            return f"must be {either(self.among)}"
         if self.outside is not None and any(_same(v, o) for v in (value, *many) for o in self.outside):
-            return f"none of {', '.join(map(spell, self.outside))}"
+            return f"must not be {either(self.outside)}"
         return None
+
+    def _equal(self) -> str:
+        if isinstance(self.equal, str):
+            return f"must be {either((self.equal,))}"
+        return f"exactly {spell(self.equal)}"
+
+    def _wanted(self) -> str:
+        """What is expected of a value that is not known."""
+        alone = self.min is None and self.max is None and self.multiple_of is None
+        if alone and self.equal is not None:
+            return self._equal()
+        return f"must be {either(self.among)}" if alone and self.among is not None else self.words()
 
     def words(self) -> str:
         """The whole bound in words, for tables."""
@@ -83,6 +95,12 @@ def _among(value: Any, wanted: tuple[Any, ...]) -> bool:
     if any(_same(value, w) for w in wanted):
         return True
     return isinstance(value, tuple) and all(any(_same(v, w) for w in wanted) for v in value)
+
+
+def either(values: Sequence[Any]) -> str:
+    """Alternatives as people say them: "1, 2 or left out"."""
+    said = ["left out" if v == ABSENT else spell(v) for v in values]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} or {said[-1]}"
 
 
 def spell(value: Any) -> str:

@@ -16,7 +16,7 @@ from tapeout.targets.tflite.legalize import resizing
 from tapeout.targets.tflite.legalize.transposed import same_pads
 
 
-@quantity("resize.native", "resizing as TFLite does")
+@quantity("resize.native", "neighbours and weights as its RESIZE has them")
 def resize_native(call: Call) -> Any:
     """True where TFLite chooses the same neighbours and weights as this Resize."""
     return resizing.native(call.node)

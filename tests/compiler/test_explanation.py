@@ -28,8 +28,8 @@ def test_text_and_json() -> None:
     assert table.share == share
     assert table.text.splitlines()[:3] == [
         f"2 of 5 nodes on tiny, {share:.1%} of the operations; 3 refused:",
-        "  Tanh 'a1', 'a2': no row for operator Tanh on tiny",
-        "  Sqrt 'root': no row for operator Sqrt on tiny",
+        "  Tanh 'a1', 'a2': tiny has no kernel for Tanh",
+        "  Sqrt 'root': tiny has no kernel for Sqrt",
     ]
     assert table.text.splitlines()[4:] == [
         "  operator  becomes   nodes  operations",
@@ -46,7 +46,7 @@ def test_text_and_json() -> None:
     data = json.loads(json.dumps(table.as_json()))
     assert (data["nodes"], data["placed"], data["refused"], data["target"]) == (5, 2, 3, "tiny")
     assert [entry["lower"] for entry in data["placement"]] == ["convolve", None, None, "clamp", None]
-    assert data["placement"][1]["reasons"] == ["no row for operator Tanh on tiny"]
+    assert data["placement"][1]["reasons"] == ["tiny has no kernel for Tanh"]
     assert data["placement"][1]["sources"] == ["a1"]
 
 
@@ -62,7 +62,7 @@ def test_equal_reasons_are_one_line_however_many_nodes() -> None:
     error = refusal_error(declaration("one").accept(model))
     assert error.message.splitlines() == [
         "tiny does not take 12 of 12 nodes:",
-        "  Tanh 't0', 't1', 't2', 't3' and 8 more: no row for operator Tanh on tiny",
+        "  Tanh 't0', 't1', 't2', 't3' and 8 more: tiny has no kernel for Tanh",
     ]
     assert len(error.nodes) == 12
 
