@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir as ir
+
 from tapeout.compiler.declaration import Acceptance, Refusal, Row, source_name
+from tapeout.compiler.declaration.match import REQUIRED, UNKNOWN
 from tapeout.compiler.errors import UnsupportedError
+from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
 from tapeout.compiler.operations import operations
 from tapeout.compiler.operators import operator_name
@@ -172,7 +176,51 @@ def refusal_error(acceptance: Acceptance, target: str | None = None) -> Unsuppor
     names = list(dict.fromkeys(n for r in acceptance.refused for n in origin(r.node) or (r.name,)))
     count = len(acceptance.refused)
     head = f"{target or acceptance.target} does not take {count} of {len(acceptance.order)} nodes:"
-    return UnsupportedError("\n  ".join([head, *entries]), nodes=names)
+    return UnsupportedError("\n  ".join([head, *entries]), hint=advice(acceptance), nodes=names)
+
+
+def advice(acceptance: Acceptance) -> str | None:
+    """What may help against the refusals of a model: sizes fixed, or an end before what is refused."""
+    if not acceptance.refused:
+        return None
+    graph = acceptance.order[0].graph  # the main one comes first
+    if not isinstance(graph, ir.Graph):
+        return None
+    said = []
+    vague = any(
+        v.found == UNKNOWN or (v.expected == REQUIRED and "static" in v.what)
+        for r in acceptance.refused
+        for v in r.violations
+    )
+    free = {v.name: g.dims(v) for v in graph.inputs if g.dims(v) and g.static_dims(v) is None}
+    if vague and free:
+        name, dims = next(iter(free.items()))
+        stated = ",".join(map(str, dims or ()))
+        said.append(f"--shape {name}={stated} with numbers for the free sizes may make known what is not")
+    ends = _ends_before(acceptance, graph)
+    if ends:
+        said.append(f"--outputs {','.join(ends)} ends the model before what is refused")
+    return "; ".join(said) or None
+
+
+def _ends_before(acceptance: Acceptance, graph: ir.Graph) -> list[str]:
+    """The source tensors at which the model can end so that nothing refused is left; none where more than half
+    of the nodes would go, or where such a tensor has no name in the source."""
+    refused = {r.node for r in acceptance.refused}
+    if any(n.graph is not graph for n in refused):
+        return []
+    behind: set[ir.Value] = set()
+    ends: dict[ir.Value, None] = {}
+    gone = 0
+    for node in graph:
+        read = [v for v in node.inputs if v is not None]
+        if node in refused or any(v in behind for v in read):
+            behind.update(node.outputs)
+            gone += 1
+            ends |= {v: None for v in read if v.producer() is not None and v not in behind}
+    ends |= {v: None for v in graph.outputs if v not in behind and v.producer() is not None}
+    names = [v.name or "~" for v in ends]
+    return [] if 2 * gone > len(graph) or any("~" in n for n in names) else names
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

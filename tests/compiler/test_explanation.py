@@ -67,6 +67,15 @@ def test_equal_reasons_are_one_line_however_many_nodes() -> None:
     assert len(error.nodes) == 12
 
 
+def test_advice_ends_the_model_before_what_is_refused() -> None:
+    text = """agraph (float[2] x) => (float[2] z, float[2] u)
+    { [a] y = Relu (x) [b] w = Relu (y) [c] u = Relu (y) [d] z = Tanh (w) }"""
+    error = refusal_error(declaration("one").accept(imported(parse(text))))
+    assert error.hint == "--outputs w,u ends the model before what is refused"
+    early = "agraph (float[2] x) => (float[2] z) { [a] y = Relu (x) [b] w = Tanh (y) [c] v = Relu (w) [d] z = Relu (v) }"
+    assert refusal_error(declaration("one").accept(imported(parse(early)))).hint is None
+
+
 @pytest.mark.parametrize(
     ("share", "text"), [(1.0, "100%"), (0.99999, "99.9%"), (0.0, "0%"), (1e-9, "0.1%"), (0.5, "50.0%")]
 )
