@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,20 +15,22 @@ from tapeout.compiler.errors import UsageError
 from tapeout.compiler.metrics import Array, Difference, difference, is_inexact
 from tapeout.compiler.verification import FLOAT32, SPREAD, Entry, Verification
 
-# What an artifact that computes with integers may be off by: nothing but the user's own bound says more.
-QUANTIZED = 1.0
+# An artifact of another tool that computes with integers was calibrated on data that nobody here knows, by a
+# recipe that nobody here knows: no tolerance follows, only the user's own bound says what is right.
+QUANTIZED = math.inf
 
 
 @dataclass(frozen=True)
 class Port:
     """An input or output: `shape` has None where a size is free; `scale` is not 0 where integers stand for
-    x = (q - zero) * scale."""
+    x = (q - zero) * scale; `tensor` is what the artifact calls it inside, where that is another name."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     scale: float = 0.0
     zero: int = 0
+    tensor: str = ""
 
     @property
     def carried(self) -> str:
@@ -96,18 +99,19 @@ class Fit:
 
 
 def fit(ours: Sequence[Port], theirs: Sequence[Port], what: str) -> list[Fit]:
-    """Every port of `ours` with its counterpart: that of the same name, else the first in order that fits.
+    """Every port of `ours` with its counterpart: that of the same name, outside or else inside the artifact, else
+    the first in order that fits.
 
     Raises UsageError with both sides where one has none.
     """
     left = list(theirs)
     found: dict[str, Fit] = {}
-    for by_name in (True, False):
+    for name_of in (lambda p: p.name, lambda p: p.tensor, None):
         for port in ours:
             if port.name in found:
                 continue
             for other in left:
-                if by_name and other.name != port.name:
+                if name_of is not None and name_of(other) != port.name:
                     continue
                 perm = _perm(port, other)
                 if perm is not None:

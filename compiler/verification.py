@@ -50,7 +50,7 @@ class Entry:
     @property
     def allowed(self) -> str:
         """What is allowed, for tables."""
-        return number(self.tolerance)
+        return "-" if math.isinf(self.tolerance) else number(self.tolerance)
 
     def as_json(self) -> dict[str, Any]:
         return {

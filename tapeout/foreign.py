@@ -9,7 +9,7 @@ from typing import Any
 
 from tapeout.compiler.comparison import Comparison, Layer
 from tapeout.compiler.errors import InvalidModelError, UsageError
-from tapeout.compiler.foreign import Fitted, Ported, carried, hold, model_of, ports_of
+from tapeout.compiler.foreign import QUANTIZED, Fitted, Ported, carried, hold, model_of, ports_of
 from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.metrics import Array, difference, is_inexact, relative
 from tapeout.compiler.reference import Reference
@@ -112,6 +112,33 @@ def compare_artifacts(
         allowed = max(SPREAD * FLOAT32, TOLERANCES.get(request.scheme, 0.0)) if is_inexact(x) else 0.0
         found = difference(x, y)
         result.layers.append(Layer(name, (name,), found, found.relative, allowed))
+    return result
+
+
+def compare_with_model(
+    path: Path, chosen: Target, request: Request, model: Model, prepared: Prepared, data: Any, sample: int,
+    jobs: int | None,
+) -> Comparison:  # fmt: skip
+    """The outputs of an artifact of another tool against those of the model, and inner tensors of the same name
+    and shape: what lies between cannot be told from the artifact."""
+    runner = _runners(path, chosen, running(request, jobs))[-1]
+    graph = prepared.model.graph
+    there = Fitted(runner, ports_of(graph.inputs), ports_of(graph.outputs))
+    feed = _sample(feeds(prepared.model, data, sample + 1)[0], sample)
+    original = model.path if isinstance(model, Imported) else model
+    result = Comparison(runtime=f"{runner.runtime} on {runner.device}")
+    with Reference(original, threads=jobs) as reference:
+        inner = [n for n in reference.names() if n in set(runner.names()) - set(reference.outputs())]
+        shown = runner.tensors(there.feed(feed), inner) | there.run(feed)
+        for values in reference.batches(feed, [n for n in (*inner, *reference.outputs()) if n in shown]):
+            for name, expected in values.items():
+                found = shown[name]
+                if found.shape != expected.shape or found.dtype != expected.dtype:
+                    continue
+                allowed = QUANTIZED if runner.quantized else SPREAD * FLOAT32 if is_inexact(expected) else 0.0
+                error = difference(expected, found)
+                result.layers.append(Layer(name, (name,), error, error.relative, allowed))
+        result.hidden = len(reference.names()) - len(result.layers)
     return result
 
 

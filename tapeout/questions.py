@@ -142,8 +142,8 @@ def compare(
     Raises TapeoutError; deviations are part of the answer.
     """
     from tapeout.compiler.comparison import compare as compared
-    from tapeout.foreign import artifact_target, compare_artifacts
     from tapeout.compiler.states import states, zeros
+    from tapeout.foreign import artifact_target, compare_artifacts, compare_with_model, is_foreign
     from tapeout.proof import feeds, inner_spread, running
 
     with failures(), ExitStack() as stack:
@@ -156,6 +156,8 @@ def compare(
             data=None if wish.layout else data, threads=jobs,
         )  # fmt: skip
         source = prepare(model, wish)
+        if not _manifest(path) and is_foreign(chosen, path, request, source):
+            return compare_with_model(path, chosen, request, model, source, data, sample, jobs)
         final = prepare(model, wish)
         _tell(notify, "passes")
         legalize(final.model, chosen, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,10 @@ def register(app: typer.Typer) -> None:
 def verify(
     artifact: o.ArtifactPath,
     against: Annotated[
-        Path, typer.Option("--against", metavar="MODEL", help="The model, or another artifact.", show_default=False)
+        Path,
+        typer.Option(
+            "--against", metavar="MODEL", help="The model, or another artifact.", show_default=False
+        ),
     ],
     target: o.TargetOf = None,
     device: o.Device = None,
@@ -38,6 +42,13 @@ def verify(
     if found.error is not None:
         raise found.error
     v = found.verification
-    o.say(f"holds on {', '.join(v.proven)}: {v.samples} samples ({v.data})")
+    where = f"{', '.join(v.proven)}: {v.samples} samples ({v.data})"
+    if gate or not any(math.isinf(e.tolerance) for e in v.entries):
+        o.say(f"holds on {where}")
+    else:
+        o.say(
+            f"no bound applies on {where}: it computes in integers, calibrated by another tool\n"
+            "  hint: --gate sqnr=DB, cosine=C or argmax=SHARE with --data judges it"
+        )
     if as_json:
         o.print_json({"schema": "tapeout.verify/1", **v.as_json()})

@@ -169,7 +169,7 @@ def _port(name: str, detail: Mapping[str, Any]) -> Port:
     signature = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
     scale, zero = detail["quantization"]
     shape = tuple(None if d < 0 else int(d) for d in signature)
-    return Port(name, str(np.dtype(detail["dtype"]).name), shape, float(scale), int(zero))
+    return Port(name, str(np.dtype(detail["dtype"]).name), shape, float(scale), int(zero), detail["name"])
 
 
 def _read(interpreter: Any, index: int) -> np.ndarray[Any, Any]:

@@ -103,3 +103,44 @@ def test_a_publishers_file_holds_against_its_model() -> None:
     )
     assert found.error is not None
     assert tapeout.inspect(folder / "reference_int8.tflite")["format"] == "tflite"
+
+
+def test_ports_are_matched_by_the_names_of_tensors() -> None:
+    """Two outputs of one shape, which a signature calls otherwise and lists in another order."""
+    ours = [Port("one", "float32", (1, 4)), Port("two", "float32", (1, 4))]
+    theirs = [Port("a", "float32", (1, 4), tensor="two"), Port("b", "float32", (1, 4), tensor="one")]
+    assert [f.theirs.name for f in fit(ours, theirs, "output")] == ["b", "a"]
+
+
+def test_layers_of_another_tools_file(cli: Cli, model: Path, tmp_path: Path) -> None:
+    theirs = renamed(tmp_path / "theirs.tflite", "NHWC")
+    found = {e["tensor"]: e for e in cli("compare", model, theirs, "--json").json()["layers"]}
+    assert {"y", "z"} <= found.keys() and not any(e["deviates"] for e in found.values())
+    found = cli("compare", shifted(tmp_path / "other.onnx"), theirs, "--json").json()
+    assert found["first"]["tensor"] in ("y", "z")
+
+
+@needs_assets
+@pytest.mark.slow
+def test_outputs_under_other_names_in_another_order(tmp_path: Path) -> None:
+    """The publisher's file lists its outputs by name, the model in its own order; two have one shape."""
+    folder, data = ASSETS / "models/basic_pitch", np.load(ASSETS / "data/pitch_vocadito10/eval.npz")
+    audio = (data["x"][:2].astype(np.float32) / 32768)[..., None]
+    np.savez(tmp_path / "d.npz", **{"serving_default_input_2:0": audio})
+    found = tapeout.verify(
+        folder / "reference_float.tflite", folder / "model.onnx", data=tmp_path / "d.npz",
+        raising=False,
+    ).verification  # fmt: skip
+    assert len(found.entries) == 6
+    assert all(e.difference.relative < 1e-3 for e in found.entries)
+
+
+@needs_assets
+@pytest.mark.slow
+def test_integers_of_another_tool_have_no_tolerance(cli: Cli) -> None:
+    folder, data = ASSETS / "models/mnist_lstm", ASSETS / "data/digits28/eval.npz"
+    arguments = (folder / "reference_int8.tflite", "--against", folder / "model.onnx", "--data", data)
+    done = cli("verify", *arguments)
+    assert done.code == 0 and "no bound applies" in done.err and "computes in integers" in done.err
+    assert cli("verify", *arguments, "--gate", "sqnr=30").code == 0
+    assert cli("verify", *arguments, "--gate", "sqnr=60").code == 5
