@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import Acceptance, Refusal, Row, source_name
+from tapeout.compiler.declaration import Acceptance, Refusal, Row, shown, source_name
 from tapeout.compiler.declaration.match import REQUIRED, UNKNOWN
 from tapeout.compiler.errors import UnsupportedError
 from tapeout.compiler.ir import graph as g
@@ -162,7 +162,7 @@ def grouped(refusals: Iterable[Refusal]) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for refusal in refusals:
         groups.setdefault((refusal.op, refusal.why()), []).append(refusal.name)
-    return [f"{op} {_names(names)}: {why}" for (op, why), names in groups.items()]
+    return [f"{shown(op)} {_names(names)}: {why}" for (op, why), names in groups.items()]
 
 
 def _names(names: list[str]) -> str:
@@ -187,7 +187,7 @@ def advice(acceptance: Acceptance) -> str | None:
     if not isinstance(graph, ir.Graph):
         return None
     said = []
-    vague = any(
+    vague = any("size" in (r.hint or "") for r in acceptance.refused) or any(
         v.found == UNKNOWN or (v.expected == REQUIRED and "static" in v.what)
         for r in acceptance.refused
         for v in r.violations

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -158,7 +158,19 @@ def opened(
 def legalize(model: ir.Model, target: Target, request: Request) -> tuple[History, Acceptance]:
     """Run the target's passes on `model` in place, and ask its declaration what it takes."""
     history = run(model, target.passes(request))
-    return history, target.declaration(request.device).accept(model)
+    acceptance = target.declaration(request.device).accept(model)
+    acceptance.refused = [_with_reason(r, history) for r in acceptance.refused]
+    return history, acceptance
+
+
+def _with_reason(refusal: Refusal, history: History) -> Refusal:
+    """A refusal that also says why no pass wrote the node out in other operators, where one tried to."""
+    names = history.names()
+    tried = history.steps[names.index("decompose") if "decompose" in names else 0 :]
+    why = [d.reason for s in tried for d in s.declined if d.node == refusal.node.name]
+    if not why or refusal.hint is not None:
+        return refusal
+    return replace(refusal, hint=f"no other operators can stand for it: {why[-1]}")
 
 
 def refuse(acceptance: Acceptance, target: Target) -> None:

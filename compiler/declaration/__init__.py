@@ -42,6 +42,7 @@ __all__ = [
     "Slot",
     "Tolerance",
     "Violation",
+    "shown",
     "source_name",
 ]
 
@@ -50,6 +51,15 @@ def source_name(node: ir.Node) -> str:
     """How messages call a node: its source nodes, the first three of them."""
     names = origin(node) or (node.name or "",)
     return "+".join(names[:3]) + (f"+{len(names) - 3} more" if len(names) > 3 else "")
+
+
+def shown(op: str) -> str:
+    """How messages call an operator: what passes made for channels last is called as in the source."""
+    name = op.removeprefix("tapeout::")
+    for suffix, kind in (("NDHWC", " (3-D)"), ("NHWC", ""), ("NWC", " (1-D)")):
+        if name != op and name.endswith(suffix):
+            return name.removesuffix(suffix) + kind
+    return name
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Refusal:
         """Each violation in words, ports that are refused alike together; what to do comes from `fixes`."""
         if self.row is None:
             kind = f"{self.scheme} kernel" if self.scheme else "kernel"
-            return [f"{self.target} has no {kind} for {self.op}"]
+            return [f"{self.target} has no {kind} for {shown(self.op)}"]
         return [v.text(self.target) for v in merged(self.violations)]
 
     def fixes(self) -> list[str]:
@@ -87,7 +97,7 @@ class Refusal:
 
     def __str__(self) -> str:
         """ "Conv 'stem/conv1': stride 4, at most 3 on ethos-u55; pad and stride twice"."""
-        return f"{self.op} '{self.name}': {self.why()}"
+        return f"{shown(self.op)} '{self.name}': {self.why()}"
 
 
 @dataclass
@@ -294,6 +304,8 @@ class Declaration:
         return node.op_type if node.op_type in self.source.interfaces else operator_name(node)
 
     def _absent(self, op: str) -> str | None:
+        if op.startswith("tapeout::"):
+            return None
         hint = parse.nearest(op, self.rows) if "::" in op or onnx_interface(op) is None else None
         return hint if hint and hint.startswith("did") else None
 

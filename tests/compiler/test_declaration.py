@@ -308,9 +308,9 @@ ConvNHWC <strides, pads, group: int = 1> (X, W) => (Y)
 
     assert ask('types.T = "float32"\nports.W = {role = "weight"}\nrank.X = 4') == "taken"
     assert ask('quantity."depthwise.multiplier" = 2') == "taken"
-    assert ask('quantity."kernel.w" = 1') == "tapeout::ConvNHWC 'conv': kernel width 3, exactly 1 on t"
+    assert ask('quantity."kernel.w" = 1') == "Conv 'conv': kernel width 3, exactly 1 on t"
     assert ask('quantity."padding.kind" = "same"') == "taken"
-    assert ask('types = {X = "int8"}') == "tapeout::ConvNHWC 'conv': type of X float32, must be int8 on t"
+    assert ask('types = {X = "int8"}') == "Conv 'conv': type of X float32, must be int8 on t"
     with pytest.raises(InternalError, match="needs the functions of the model"):
         declare(tmp_path, row + "rank.X = 4").match(node)
 

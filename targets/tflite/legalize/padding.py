@@ -7,13 +7,14 @@ MaxPool(x, dilations)      -> Max over the taps of Slice(Pad(x, p', -inf)), for 
 AveragePool(x, pads=p, count_include_pad=1) -> AveragePool(Pad(x, p, 0))
 AveragePool(x, pads=p, ceil, dilations)     -> AveragePool(Pad(x, p', 0)) * (area / count)
                                                count: of what each window averages over, a constant
+AveragePool(x, pads=p), free sizes -> AveragePool(Pad(x, p, 0)) / AveragePool(Pad(1, p, 0))
 auto_pad                   -> pads, where sizes are known or strides are 1
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -113,6 +114,8 @@ class AveragePoolPadding(NodeRule):
             return made
         factor = _factor(w, pads, include)
         if isinstance(factor, str):
+            if plain and not include:
+                return _over_inside(op, x, padded, pads, attributes(node, **{**kept, "pads": None}))
             return factor
         if dilated:
             shape = g.dims(x)
@@ -189,6 +192,20 @@ def _factor(
         total = np.multiply.outer(total, axis)
     factor: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = (math.prod(w.kernel) / total)[None, None]
     return factor
+
+
+def _over_inside(
+    op: Builder, x: ir.Value, padded: ir.Value, pads: tuple[int, ...], window_attributes: dict[str, Any]
+) -> ir.Value:
+    """The average over what lies inside of free sizes: that of x with zeros around over that of ones with
+    zeros around."""
+    one = np.ones(1, np.int64)
+    sides = op.Concat(one, one, op.Shape(x, start=2), axis=0)
+    ones = op.Expand(op.constant(np.ones((1,) * (2 + len(pads) // 2), np.float32)), sides)
+    (sums,) = op.node("AveragePool", [padded], window_attributes)
+    (share,) = op.node("AveragePool", [pad(op, ones, pads)], window_attributes)
+    made: ir.Value = op.Div(sums, share)
+    return made
 
 
 def _lowest(dtype: ir.DataType) -> float:

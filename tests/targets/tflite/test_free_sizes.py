@@ -149,3 +149,13 @@ def test_elements_gathered_from_free_sizes() -> None:
         x = rng.standard_normal((n, m, d)).astype(np.float32)
         i = np.argsort(rng.random((n, m, d)), axis=1)[:, :3]
         agrees(text, inputs={"x": x, "i": np.where(i % 2, i, i - m)})
+
+
+@pytest.mark.parametrize("attributes", ["strides = [2, 2], pads = [1, 1, 1, 1]", "pads = [1, 0, 0, 1]"])
+def test_average_over_what_is_inside_of_free_sides(attributes: str) -> None:
+    text = (
+        "agraph (float[N,3,H,W] x) => (float[N,3,P,Q] y)\n"
+        f"{{ y = AveragePool <kernel_shape = [3, 3], {attributes}> (x) }}"
+    )
+    for sides in ({"H": 5, "W": 8}, {"H": 12, "W": 7}, {"H": 2, "W": 3}):
+        agrees(text, bind=sides)
