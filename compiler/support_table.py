@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from tapeout.compiler.declaration import Bound, Declaration, Limit, PortRule, Row
 from tapeout.compiler.declaration.rows import ANY_PORT
+from tapeout.compiler.ir.evaluate import RANDOM
 from tapeout.compiler.operators import onnx_interface
+from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.quantities import Vocabulary
 
 EVERY = "every tensor"
+PLAIN = "no kernel, and no rule that writes it out"
 
 
-def support_table(declaration: Declaration) -> str:
-    """Markdown, made only from the rows; the same rows give the same page."""
+def support_table(declaration: Declaration, passes: Sequence[Pass] = ()) -> str:
+    """Markdown, made only from the rows, and from the rules of the target's `passes` where given; the same rows and
+    rules give the same page."""
     parts = [f"# What {declaration.label} takes", ""]
     if declaration.source.note:
         parts += [sentence(declaration.source.note), ""]
@@ -40,7 +45,9 @@ def support_table(declaration: Declaration) -> str:
             parts.append(f"| {name} | {lower} | {cell(types(row))} | {cell(limits(row))} |")
         parts.append("")
     without = missing(declaration)
-    if without:
+    if without and passes:
+        parts += without_rows(declaration, without, passes)
+    elif without:
         parts += [
             "## Without a row",
             "",
@@ -49,6 +56,84 @@ def support_table(declaration: Declaration) -> str:
             "",
         ]
     return "\n".join(parts)
+
+
+def without_rows(declaration: Declaration, without: Sequence[str], passes: Sequence[Pass]) -> list[str]:
+    """What happens to operators that have no row: the rule that writes them out, or why they are refused."""
+    rules = algebra(passes)
+    written, refused = [], []
+    for op in without:
+        if f"tapeout::{op}NHWC" in declaration.rows:
+            written.append((op, "ChannelsLast", f"{op}(x) -> tapeout::{op}NHWC(Transpose(x))"))
+        elif op in rules and reason(op) == PLAIN:
+            written.append((op, *rules[op]))
+        else:
+            refused.append((op, reason(op)))
+    parts = [
+        "## Without a row: written out",
+        "",
+        "Rewritten into operators above by the rule named, where its conditions hold, and by what follows for the",
+        "operators that it makes. What a rule leaves alone is refused.",
+        "",
+        "| operators | rule | algebra |",
+        "|---|---|---|",
+        *(
+            f"| {', '.join(f'`{op}`' for op, *other in written if other == [rule, text])} | {rule} | `{cell([text])}` |"
+            for rule, text in dict.fromkeys((rule, text) for _, rule, text in written)
+        ),
+        "",
+        "## Without a row: refused",
+        "",
+        "Unless their result is known before running, for then they are constants.",
+        "",
+        "| operators | why |",
+        "|---|---|",
+    ]
+    for why in dict.fromkeys(w for _, w in refused):
+        parts.append(f"| {', '.join(f'`{op}`' for op, w in refused if w == why)} | {why} |")
+    return [*parts, ""]
+
+
+def algebra(passes: Sequence[Pass]) -> dict[str, tuple[str, str]]:
+    """For each operator the rule that writes it out, and its algebra: the first line of the docstring of that one
+    of the rules that start from it which says most of it."""
+    found: dict[str, tuple[int, str, str]] = {}
+    for step in passes:
+        for rule in getattr(step, "rules", ()):
+            rule = getattr(rule, "rule", rule)
+            text = " ".join((rule.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
+            if "->" not in text:
+                continue
+            simplifies = ".canonicalize." in type(rule).__module__
+            for op in rule.ops:
+                if f"{op}(" in text:
+                    rank = 0
+                elif re.search(rf"\b{op}\b", text):
+                    rank = 3 if simplifies else 1
+                elif text.startswith("Op(x, ...)"):
+                    rank = 4
+                elif simplifies or text.startswith("Op("):
+                    continue  # for operators of many kinds, which stay what they are
+                else:
+                    rank = 2
+                if op not in found or rank < found[op][0]:
+                    found[op] = rank, type(rule).__name__, text
+    return {op: (name, text) for op, (_, name, text) in found.items()}
+
+
+def reason(op: str) -> str:
+    """Why an operator without a row and without a rule is refused."""
+    import onnx
+
+    schema = onnx.defs.get_schema(op)
+    kinds = {t for port in (*schema.inputs, *schema.outputs) for t in port.types}
+    if any(t.startswith(("seq", "optional")) for t in kinds):
+        return "sequences and optional values: a file of tensors has none"
+    if any(set(port.types) == {"tensor(string)"} for port in (*schema.inputs, *schema.outputs)):
+        return "text"
+    if op in RANDOM:
+        return "random: no two runs agree"
+    return PLAIN
 
 
 def quantities_table(vocabulary: Vocabulary) -> str:
@@ -172,10 +257,11 @@ def main() -> None:
     """`python -m tapeout.compiler.support_table TARGET [DEVICE]` prints the page."""
     import sys
 
-    from tapeout.compiler.target import target
+    from tapeout.compiler.target import Request, target
 
     found = target(sys.argv[1])
-    print(support_table(found.declaration(sys.argv[2] if len(sys.argv) > 2 else found.devices[0])), end="")
+    device = sys.argv[2] if len(sys.argv) > 2 else found.devices[0]
+    print(support_table(found.declaration(device), found.passes(Request(device=device))), end="")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tapeout.passes.decompose.attention import ATTENTION
 from tapeout.passes.decompose.contraction import CONTRACTIONS, GeneralGemm
 from tapeout.passes.decompose.elementary import ELEMENTARY
 from tapeout.passes.decompose.fourier import FOURIER
-from tapeout.passes.decompose.functions import ExpandFunctions
+from tapeout.passes.decompose.functions import ByDefinition, ExpandFunctions, defined
 from tapeout.passes.decompose.normalizations import NORMALIZATIONS
 from tapeout.passes.decompose.rearranging import DepthToSpaceByColumns, SoftmaxOnLastAxis
 from tapeout.passes.decompose.resizing import ResizeByMatMul
@@ -56,6 +56,12 @@ class Decompose:
 
     keep: frozenset[str] = frozenset()
     name: str = "decompose"
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules, and the definitions in the standard, of operators that are not kept."""
+        rules = [_Only(r, tuple(o for o in r.ops if o not in self.keep)) for r in RULES]
+        return (*rules, ByDefinition(tuple(sorted(defined() - self.keep))))
 
     def __call__(self, model: ir.Model) -> Changes:
         rules = [_Only(r, tuple(o for o in r.ops if o not in self.keep)) for r in RULES]

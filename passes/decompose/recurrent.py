@@ -47,8 +47,12 @@ class Recurrent:
     unroll: int = 64
     name: str = "recurrent"
 
+    @property
+    def rules(self) -> tuple[NodeRule, ...]:
+        return (Steps(self.unroll),)
+
     def __call__(self, model: ir.Model) -> Changes:
-        return Rewrite(self.name, (Steps(self.unroll),))(model)
+        return Rewrite(self.name, self.rules)(model)
 
 
 class Steps(NodeRule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,22 @@ def inspect(artifact: Path) -> dict[str, Any]:
     """The contents of a TFLite file as plain data. Raises InvalidModelError where it is none."""
     from ai_edge_litert import schema_py_generated as s
 
-    data = artifact.read_bytes()
-    if len(data) < 8 or data[4:8] != b"TFL3":
+    with artifact.open("rb") as file:
+        size = file.seek(0, 2)
+        # Mapped: only the tables are looked at, however large the weights behind them are.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    if len(data) < 8 or bytes(data[4:8]) != b"TFL3":
         raise InvalidModelError(f"'{artifact.name}' is not a TFLite file: its identifier is not TFL3")
     try:
         model = s.Model.GetRootAs(data, 0)
         if model.Version() != 3 or not model.SubgraphsLength():
             raise ValueError(f"version {model.Version()} with {model.SubgraphsLength()} subgraphs")
-        return _contents(s, model, len(data))
+        return _contents(s, model, data)
     except Exception as error:
         raise InvalidModelError(f"'{artifact.name}' is damaged: {type(error).__name__}: {error}") from error
 
 
-def _contents(s: Any, model: Any, size: int) -> dict[str, Any]:
+def _contents(s: Any, model: Any, data: memoryview) -> dict[str, Any]:
     operators = {v: k for k, v in vars(s.BuiltinOperator).items() if isinstance(v, int)}
     types = {v: k.lower() for k, v in vars(s.TensorType).items() if isinstance(v, int)}
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
@@ -61,7 +65,7 @@ def _contents(s: Any, model: Any, size: int) -> dict[str, Any]:
     metadata = {}
     for i in range(model.MetadataLength()):
         entry = model.Metadata(i)
-        text = bytes(model.Buffers(entry.Buffer()).DataAsNumpy()).rstrip(b"\0")
+        text = _bytes(model.Buffers(entry.Buffer()), data).rstrip(b"\0")
         metadata[entry.Name().decode()] = (
             text.decode(errors="replace") if len(text) < 256 else f"{len(text)} bytes"
         )
@@ -69,12 +73,19 @@ def _contents(s: Any, model: Any, size: int) -> dict[str, Any]:
     return {
         "format": "tflite",
         "description": (model.Description() or b"").decode(),
-        "bytes": size,
+        "bytes": len(data),
         "weight_bytes": weights,
         "metadata": metadata,
         "signatures": signatures,
         "subgraphs": subgraphs,
     }
+
+
+def _bytes(buffer: Any, data: memoryview) -> bytes:
+    """The content of a buffer, inside the FlatBuffer or behind it."""
+    if buffer.DataLength():
+        return bytes(buffer.DataAsNumpy())
+    return bytes(data[buffer.Offset() : buffer.Offset() + buffer.Size()])
 
 
 def _tensor(tensor: Any, types: dict[int, str]) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
+
 from tapeout.compiler.declaration import Declaration
 from tapeout.compiler.quantities import Vocabulary
+from tapeout.compiler.rewriting import Builder, NodeRule, Rewrite
 from tapeout.compiler.support_table import quantities_table, support_table
 from tests.compiler.tiny_target import declaration
 from tests.compiler.vela_u55 import load
@@ -54,3 +57,31 @@ def test_the_page_of_quantities_is_up_to_date(bless: bool) -> None:
     if bless:
         path.write_text(page, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == page, "run pytest --bless on this test"
+
+
+class Softsign(NodeRule):
+    """Softsign(x) -> x / (1 + |x|)"""
+
+    ops = ("Softsign",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> None:
+        return None
+
+
+class Narrow(NodeRule):
+    """Op(x: narrow) -> Cast(Op(Cast(x, wide)), narrow)"""
+
+    ops = ("Softsign", "Tan")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> None:
+        return None
+
+
+def test_operators_without_a_row_are_written_out_or_refused_with_the_reason() -> None:
+    page = support_table(declaration("one"), (Rewrite("types", (Narrow(),)), Rewrite("plain", (Softsign(),))))
+    written, refused = page.split("## Without a row: refused")
+    assert "| `Softsign` | Softsign | `Softsign(x) -> x / (1 + \\|x\\|)` |" in written
+    lines = {line.rsplit(" | ", 1)[1]: line for line in refused.splitlines() if line.startswith("| `")}
+    assert "`Tan`" in lines["no kernel, and no rule that writes it out |"]
+    assert "`RandomNormal`" in lines["random: no two runs agree |"]
+    assert "`StringSplit`" in lines["text |"] and "`Softsign`" not in refused

@@ -177,3 +177,30 @@ def test_every_version_that_a_rule_gives_has_a_release() -> None:
 def test_the_oldest_runtime_follows_from_the_newest_operator() -> None:
     assert minimum_runtime(product(version=1)) == "1.5.0"
     assert minimum_runtime(product(version=6)) == "2.1.0"
+
+
+@pytest.mark.parametrize("limit", [writer.LIMIT, 64])
+def test_inspection_reads_both_forms(limit: int, tmp_path: Path) -> None:
+    file = product()
+    file.buffers.append(b"2.20.0".ljust(16, b"\0"))
+    file.metadata.append(("min_runtime_version", 3))
+    path = tmp_path / "a.tflite"
+    path.write_bytes(written(file, limit))
+    found = inspect(path)
+    assert found["metadata"] == {"min_runtime_version": "2.20.0"}
+    assert found["weight_bytes"] == WEIGHT.nbytes + 16 and found["bytes"] == path.stat().st_size
+    (tmp_path / "empty.tflite").write_bytes(b"")
+    with pytest.raises(InvalidModelError, match="not a TFLite file"):
+        inspect(tmp_path / "empty.tflite")
+
+
+def test_the_choice_of_resolvers(tmp_path: Path) -> None:
+    path = tmp_path / "a.tflite"
+    path.write_bytes(written(product()))
+    for choice, count in (("both", 2), ("xnnpack", 1), ("builtin", 1)):
+        assert len(runners(path, Request(options={"resolver": choice}))) == count
+    with pytest.raises(UsageError, match="expected both, xnnpack, builtin"):
+        runners(path, Request(options={"resolver": "gpu"}))
+    with path.open("r+b") as stream:
+        stream.truncate(1 << 30)  # from here on XNNPACK's copies count
+    assert [r.runtime.split(" ", 2)[2] for r in runners(path, Request())] == ["builtin kernels"]
