@@ -15,12 +15,15 @@ import onnx_ir as ir
 
 from tapeout.compiler.artifact import file_errors
 from tapeout.compiler.errors import UsageError
+from tapeout.compiler.feasible import fits
 from tapeout.compiler.ir import graph as g
 
 Array = np.ndarray[Any, Any]
 
 # Sizes that free dimensions are bound to in turn, so that no two of them agree by chance.
-FREE = (7, 5, 11, 13, 17, 19)
+FREE = (7, 5, 11, 13, 17, 19, 23)
+# Where a model cannot run at those: multiples of 8, of 32, and equal sizes.
+SIZES = ((24, 16, 40, 32, 48), (64, 32, 96, 128, 160), (8,), (32,), (64,), (224, 192), (224,))
 BATCH = 2
 _BATCH_NAMES = re.compile(r"^(n|b|bs|batch.*|.*batch|.*batch_?size|unk__.*|\?|)$", re.IGNORECASE)
 
@@ -238,14 +241,27 @@ def _shape(shape: Sequence[int | str]) -> str:
 
 def bindings(model: ir.Model, batch: int = BATCH) -> dict[str, int]:
     """A size for every free dimension of the inputs: `batch` for those that lead, small distinct numbers
-    else."""
+    else, or the first of `SIZES` at which the model's shapes fit together."""
+    first: dict[str, int] | None = None
+    for sizes in (FREE, *SIZES):
+        bound = _bound(model, batch, sizes)
+        if first is None:
+            first = bound
+        if first == bound and sizes is not FREE:
+            break  # nothing but batches is free
+        if fits(model, bound):
+            return bound
+    return first or {}
+
+
+def _bound(model: ir.Model, batch: int, sizes: Sequence[int]) -> dict[str, int]:
     bound: dict[str, int] = {}
-    rest = iter(FREE)
+    rest = iter(sizes)
     for value in model.graph.inputs:
         for axis, dim in enumerate(g.dims(value) or ()):
             if isinstance(dim, int) or dim in bound:
                 continue
-            bound[dim] = batch if axis == 0 or _BATCH_NAMES.match(dim) else next(rest, 23)
+            bound[dim] = batch if axis == 0 or _BATCH_NAMES.match(dim) else next(rest, sizes[-1])
     return bound
 
 
