@@ -32,6 +32,9 @@ INSTALL = "pip install 'tapeout[vela]' (the package ethos-u-vela)"
 
 _OPERATOR = re.compile(r"^\s+(NPU|CPU): (\S+) = (.*) \(outputs .*\)$")
 
+_LEFT = re.compile(r"^Warning \(supported operators\) operator: (\w+), ofm: '(.*)'$", re.MULTILINE)
+_COUNT = re.compile(r"^(NPU|CPU) operators = (\d+) ", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -92,23 +95,44 @@ def command() -> str:
 def compile_file(artifact: Path, device: str, options: Any = None) -> Compiled:
     """Run Vela for `device`. Raises VendorToolError where it is missing, fails or crashes, UsageError for an
     option that it has not."""
+    arguments = ["--accelerator-config", device, *_options(options or {})]
+    listed = _run(artifact, [*arguments, "--show-cpu-operations"])
+    if not isinstance(listed, str):
+        return listed
+    # The list of operators is what fails where a CPU operator follows one whose shape the NPU has changed.
+    made = _run(artifact, arguments)
+    if isinstance(made, str):
+        raise VendorToolError(f"Vela {made}")
+    return made
+
+
+def _run(artifact: Path, arguments: list[str]) -> Compiled | str:
+    """What Vela makes, or how it failed."""
     with tempfile.TemporaryDirectory(prefix="tapeout-") as folder:
         source = Path(folder, "model.tflite")
         shutil.copyfile(artifact, source)
-        arguments = [command(), str(source), "--accelerator-config", device, "--output-dir", folder]
-        arguments += ["--show-cpu-operations", *_options(options or {})]
+        line = [command(), str(source), "--output-dir", folder, *arguments]
         try:
-            done = subprocess.run(arguments, capture_output=True, text=True, timeout=SECONDS, cwd=folder)
+            done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, cwd=folder)
         except subprocess.TimeoutExpired:
             raise VendorToolError(f"Vela did not finish within {SECONDS} s") from None
         except OSError as error:
             raise VendorToolError(f"Vela cannot be run: {error.strerror or error}", hint=INSTALL) from error
         made = Path(folder, "model_vela.tflite")
         if done.returncode != 0 or not made.exists():
-            raise VendorToolError(f"Vela {_how(done.returncode)}: {_last(done.stdout + done.stderr)}")
-        found = [m.groups() for line in done.stdout.splitlines() if (m := _OPERATOR.match(line))]
-        operators = tuple((where, kind, tensor) for where, kind, tensor in found)
-        return Compiled(made.read_bytes(), operators, _summary(Path(folder)))
+            return f"{_how(done.returncode)}: {_last(done.stdout + done.stderr)}"
+        return Compiled(made.read_bytes(), _operators(done.stdout), _summary(Path(folder)))
+
+
+def _operators(said: str) -> tuple[tuple[str, str, str], ...]:
+    """Every operator that is listed; else those that warnings name, and as many more as are counted."""
+    found = [m.groups() for line in said.splitlines() if (m := _OPERATOR.match(line))]
+    if not found:
+        found = [("CPU", *m.groups()) for m in _LEFT.finditer(said)]
+        for where, count in _COUNT.findall(said):
+            known = sum(f[0] == where for f in found)
+            found += [(where, "operator", "")] * max(int(count) - known, 0)
+    return tuple((str(where), str(kind), str(tensor)) for where, kind, tensor in found)
 
 
 def _options(options: Any) -> list[str]:

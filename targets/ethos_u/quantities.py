@@ -142,6 +142,13 @@ def _(call: Call) -> Any:
     return None if found is None else math.prod(n for _, n in found)
 
 
+@own("batch.of_four", "batch")
+def _(call: Call) -> Any:
+    """What lies in front of height, width and depth: 1 for less than four dimensions."""
+    dims = shape(call)
+    return None if dims is None else math.prod(dims[:-3])
+
+
 @own("reduced.longest", "reduced axis")
 def _(call: Call) -> Any:
     """The longest axis that is reduced."""
