@@ -102,7 +102,7 @@ def _local(layer: Layer) -> float:
     return -1.0 if layer.local is None else layer.local
 
 
-def _short(text: str, width: int = 48) -> str:
+def _short(text: str, width: int = 40) -> str:
     return text if len(text) <= width else "..." + text[3 - width :]
 
 

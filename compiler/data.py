@@ -239,19 +239,20 @@ def _shape(shape: Sequence[int | str]) -> str:
 # --- drawing ----------------------------------------------------------------------------------------------
 
 
-def bindings(model: ir.Model, batch: int = BATCH) -> dict[str, int]:
-    """A size for every free dimension of the inputs: `batch` for those that lead, small distinct numbers
-    else, or the first of `SIZES` at which the model's shapes fit together."""
-    first: dict[str, int] | None = None
-    for sizes in (FREE, *SIZES):
+def bindings(
+    model: ir.Model, batch: int = BATCH, choices: Sequence[Sequence[int]] | None = None
+) -> dict[str, int]:
+    """A size for every free dimension of the inputs: `batch` for those that lead, else in turn the numbers of
+    the first of `choices` (default: `FREE`, then `SIZES`) at which the model's shapes fit together."""
+    tried: list[dict[str, int]] = []
+    for sizes in choices or (FREE, *SIZES):
         bound = _bound(model, batch, sizes)
-        if first is None:
-            first = bound
-        if first == bound and sizes is not FREE:
+        if bound in tried:
             break  # nothing but batches is free
+        tried.append(bound)
         if fits(model, bound):
             return bound
-    return first or {}
+    return tried[0]
 
 
 def _bound(model: ir.Model, batch: int, sizes: Sequence[int]) -> dict[str, int]:

@@ -103,7 +103,12 @@ class Explanation:
 
     def _each(self) -> list[tuple[str, ...]]:
         return [
-            (line.name, line.op, line.row.lower or "taken" if line.row else "REFUSED", f"{line.operations:,}")
+            (
+                line.name,
+                shown(line.op),
+                line.row.lower or "taken" if line.row else "REFUSED",
+                f"{line.operations:,}",
+            )
             for line in self.lines
         ]
 
@@ -111,7 +116,9 @@ class Explanation:
         total = sum(line.operations for line in self.lines) or 1
         counts: dict[tuple[str, str], list[int]] = {}
         for line in self.placed:
-            entry = counts.setdefault((line.op, (line.row.lower if line.row else None) or "taken"), [0, 0])
+            entry = counts.setdefault(
+                (shown(line.op), (line.row.lower if line.row else None) or "taken"), [0, 0]
+            )
             entry[0] += 1
             entry[1] += line.operations
         most = sorted(counts.items(), key=lambda item: (-item[1][1], -item[1][0], item[0]))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
+from tapeout.compiler.errors import AccuracyError, InvalidModelError, TapeoutError, UsageError
 from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
 from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, opened, prepare, target_of
@@ -234,10 +234,22 @@ def _inspect_model(source: Model) -> dict[str, Any]:
         "nodes": len(nodes),
         "weights": sum(w.nbytes for w in weights),
         "parameters": sum(w.size for w in weights),
+        "weights_by_type": _by_type(weights),
         "inputs": [tensor(v) for v in model.graph.inputs],
         "outputs": [tensor(v) for v in model.graph.outputs],
         "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
     }
+
+
+def _by_type(weights: Sequence[Any]) -> dict[str, dict[str, int]]:
+    """Number, elements and bytes of constants by type, most bytes first."""
+    found: dict[str, dict[str, int]] = {}
+    for w in weights:
+        entry = found.setdefault(str(w.dtype.numpy().name), {"tensors": 0, "elements": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["elements"] += w.size
+        entry["bytes"] += w.nbytes
+    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
 
 
 @dataclass(frozen=True)
@@ -282,7 +294,11 @@ def bench(
         model = (
             prepare(against, wish).model if against is not None else interface_model(_manifest(path), path)
         )
-        feed = _bench_feed(model, data)
+
+        def made() -> Sequence[Any]:
+            return chosen.runners(path, running(request, threads))
+
+        feed = _bench_feed(model, data, made, known=against is not None)
         reference: float | None = None
         timings: list[Timing] = []
         if against is not None:
@@ -292,7 +308,7 @@ def bench(
                 times = _timed(lambda: ort.run(feed), runs)
                 reference = statistics.median(times)
                 timings.append(Timing(ort.runtime, threads, reference, min(times), runs, 1.0, True))
-        for runner in chosen.runners(path, running(request, threads)):
+        for runner in made():
             times = _timed(lambda runner=runner: runner.run(feed), runs)  # type: ignore[misc]
             median = statistics.median(times)
             timings.append(
@@ -303,10 +319,26 @@ def bench(
         return timings
 
 
-def _bench_feed(model: Any, data: PathLike | None) -> dict[str, Any]:
-    from tapeout.compiler.data import Data, random_inputs
+def _bench_feed(
+    model: Any, data: PathLike | None, runners: Callable[[], Sequence[Any]], known: bool
+) -> dict[str, Any]:
+    """The first of `data`, or random inputs. Of an interface alone (not `known` further) nothing says at which
+    free sizes the artifact runs: the first that its runtimes take are used."""
+    from tapeout.compiler.data import FREE, SIZES, Data, bindings, random_inputs
 
-    return next(Data(data, model).samples(1)) if data is not None else random_inputs(model, 0, 1, batch=1)[0]
+    if data is not None:
+        return next(Data(data, model).samples(1))
+    if known:
+        return random_inputs(model, 0, 1, batch=1)[0]
+    feeds = [random_inputs(model, 0, 1, sizes=bindings(model, 1, (s,)))[0] for s in (FREE, *SIZES)]
+    for feed in feeds:
+        try:
+            for runner in runners():
+                runner.run(feed)
+            return feed
+        except TapeoutError:
+            continue
+    return feeds[0]
 
 
 def _timed(call: Callable[[], object], runs: int) -> list[float]:

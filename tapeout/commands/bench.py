@@ -64,4 +64,5 @@ def bench(
         )
         for t in found
     ]
-    print(text_table(rows))
+    compared = any(t.ratio is not None for t in found)
+    print(text_table([row if compared else row[:-1] for row in rows]))

@@ -75,6 +75,7 @@ def _contents(s: Any, model: Any, data: memoryview) -> dict[str, Any]:
         "description": (model.Description() or b"").decode(),
         "bytes": len(data),
         "weight_bytes": weights,
+        "weights_by_type": _by_type(model, types),
         "metadata": metadata,
         "signatures": signatures,
         "subgraphs": subgraphs,
@@ -86,6 +87,25 @@ def _bytes(buffer: Any, data: memoryview) -> bytes:
     if buffer.DataLength():
         return bytes(buffer.DataAsNumpy())
     return bytes(data[buffer.Offset() : buffer.Offset() + buffer.Size()])
+
+
+def _by_type(model: Any, types: dict[int, str]) -> dict[str, dict[str, int]]:
+    """Number and bytes of the constants by the type that tensors read them as, most bytes first."""
+    seen: set[int] = set()
+    found: dict[str, dict[str, int]] = {}
+    for i in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(i)
+        for k in range(graph.TensorsLength()):
+            tensor = graph.Tensors(k)
+            buffer = model.Buffers(tensor.Buffer())
+            size = buffer.DataLength() or buffer.Size()
+            if not size or tensor.Buffer() in seen:
+                continue
+            seen.add(tensor.Buffer())
+            entry = found.setdefault(types[tensor.Type()], {"tensors": 0, "bytes": 0})
+            entry["tensors"] += 1
+            entry["bytes"] += size
+    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
 
 
 def _tensor(tensor: Any, types: dict[int, str]) -> dict[str, Any]:

@@ -92,7 +92,10 @@ def test_inspect(cli: Cli, model: Path, artifact: Path, tmp_path: Path) -> None:
     assert found["kind"] == "onnx" and found["nodes"] == 3 and found["parameters"] == 112
     assert found["operators"] == {"Add": 1, "Conv": 1, "Relu": 1}
     assert cli("inspect", artifact, "--json").json()["kind"] == "tflite"
-    assert "Conv: 1" in cli("inspect", model).out
+    lines = [line.split() for line in cli("inspect", model).out.splitlines()]
+    assert ["Conv", "1"] in lines and ["float32", "2", "112", "448", "bytes"] in lines
+    lines = [line.split() for line in cli("inspect", artifact).out.splitlines()]
+    assert ["CONV_2D", "1", "1"] in lines and ["x", "float32", "[-1,", "3,", "8,", "8]"] in lines
     assert cli("inspect", tmp_path / "nothing").code == 2
     (tmp_path / "bad.tflite").write_bytes(b"\x10\x00\x00\x00TFL3" + b"\xff" * 40)
     (tmp_path / "bad.onnx").write_bytes(b"\xff" * 40)
