@@ -15,7 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.origin import merged_origin, set_origin
+from tapeout.compiler.ir.save import RELEASE
 from tapeout.compiler.narrowing import mark_narrowed, matches
 from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.compiler.rounding import steered
@@ -67,6 +69,8 @@ class HalfStorage:
                 continue
             name = value.name or ""
             reason = "it is to stay float32" if matches(name, self.wide) else unfit(tensor)
+            if tensor.nbytes >= RELEASE:
+                release()
             if reason is not None:
                 declined.append(Declined(self.name, name, reason))
                 continue
