@@ -225,7 +225,7 @@ def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyE
     worst = proof.worst()
     if claim.request.options.get(STATE):
         return error  # what a step is off by may come from any step before it
-    if isinstance(worst, QuantizedEntry) and proof.failure is None:
+    if claim.request.dtypes or (isinstance(worst, QuantizedEntry) and proof.failure is None):
         return error  # its clusters have been looked at
     index = proof.samples - 1 if proof.failure is not None or worst is None else worst.sample
     try:

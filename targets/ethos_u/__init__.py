@@ -38,13 +38,17 @@ def plain(request: Request) -> Request:
 
 def _passes(request: Request) -> tuple[Pass, ...]:
     """TFLite's own; its quantizer asks the NPU's rows first, and the host's where the NPU takes nothing."""
+    rows = declaration(request.device).with_host()
+    return tuple(_narrowed(step, rows) for step in target(PARENT).passes(plain(request)))
+
+
+def _narrowed(step: Pass, rows: Declaration) -> Pass:
     from tapeout.passes.quantization import Quantize
 
-    rows = declaration(request.device).with_host()
-    return tuple(
-        replace(step, declaration=rows) if isinstance(step, Quantize) else step
-        for step in target(PARENT).passes(plain(request))
-    )
+    if isinstance(step, Quantize):
+        return replace(step, declaration=rows)
+    inner = getattr(step, "quantize", None)  # what refines the quantization holds it
+    return replace(step, quantize=_narrowed(inner, rows)) if isinstance(inner, Quantize) else step  # type: ignore[type-var]
 
 
 def _emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
