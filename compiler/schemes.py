@@ -43,6 +43,7 @@ STATIC: dict[str, Scheme] = {
     for s in (
         Scheme("int8", D.INT8, D.INT8, D.INT32),
         Scheme("int16x8", D.INT16, D.INT8, D.INT64, symmetric=True),
+        Scheme("int8-fixed", D.INT8, D.INT8, D.INT32, symmetric=True, powers=True),
         Scheme("int8w4", D.INT8, D.INT4, D.INT32),
         Scheme("int16w4", D.INT16, D.INT4, D.INT64, symmetric=True),
     )

@@ -95,7 +95,7 @@ def packed(array: Array, dtype: ir.DataType) -> ir.TensorProtocol:
     """Codes (int8) as a tensor of `dtype`: two or four to a byte, the first in the lowest bits."""
     per = 8 // dtype.bitwidth
     if per == 1:
-        return ir.Tensor(np.ascontiguousarray(array, np.int8), dtype=dtype)
+        return ir.Tensor(np.ascontiguousarray(array, dtype.numpy()), dtype=dtype)
     flat = array.reshape(-1).view(np.uint8)
     if flat.size % per:
         flat = np.concatenate([flat, np.zeros(-flat.size % per, np.uint8)])

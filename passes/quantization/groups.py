@@ -50,6 +50,7 @@ class Group:
     fixed: Parameters | None = None
     own: dict[ir.Value, Interval] = field(default_factory=dict)
     order: int = 0
+    powers: bool = False  # its scale is a power of two
 
     def interval(self) -> Interval:
         if not self.own:
@@ -57,28 +58,31 @@ class Group:
         return min(0.0, *(r[0] for r in self.own.values())), max(0.0, *(r[1] for r in self.own.values()))
 
     def parameters(self) -> Parameters:
-        return self.fixed or parameters(self.interval(), self.dtype, self.symmetric)
+        return self.fixed or parameters(self.interval(), self.dtype, self.symmetric, self.powers)
 
 
-def parameters(interval: Interval, dtype: ir.DataType, symmetric: bool) -> Parameters:
+def parameters(interval: Interval, dtype: ir.DataType, symmetric: bool, powers: bool = False) -> Parameters:
     """The scale and zero point that cover `interval` and 0 with the levels of `dtype`.
 
     0 is exact. Asymmetric: scale = (high - low) / levels. Symmetric: the largest magnitude is the highest code.
+    With `powers` the scale is the next power of two.
     """
     lowest, highest = levels(dtype)
     low, high = min(interval[0], 0.0), max(interval[1], 0.0)
     if symmetric:
         size = max(-low, high)
-        return Parameters(dtype, _scale(size / highest), 0)
-    scale = _scale((high - low) / (highest - lowest))
+        return Parameters(dtype, _scale(size / highest, powers), 0)
+    scale = _scale((high - low) / (highest - lowest), powers)
     zero = round(lowest - low / scale) if low < 0 else lowest
     return Parameters(dtype, scale, min(max(zero, lowest), highest))
 
 
-def _scale(number: float) -> float:
+def _scale(number: float, powers: bool) -> float:
     """A float32 that is no denormal; a tensor that is always 0 has scale 1."""
     if number <= 0 or not math.isfinite(number):
         return 1.0
+    if powers:
+        return 2.0 ** max(math.ceil(math.log2(number)), -100)
     return float(max(np.float32(number), np.float32(2.0**-100)))
 
 
@@ -119,6 +123,7 @@ class Groups:
             value = cluster.end(slot) if slot.output else slot.value
             member = Member(value, None) if slot.output else Member(value, cluster.node, slot.position)
             group = Group(slot.dtype, self._is_symmetric(cluster, slot), [member], order=len(self._of))
+            group.powers = cluster.scheme.powers
             shared = slot.port in cluster.row.same_scale
             fixed = self._fixed(slot) or (anchor if shared else None)
             known = arrived[slot]
@@ -203,6 +208,7 @@ class Groups:
             return a.fixed == b.fixed
         derived = frozenset[ir.Value]() if made is None else self._derived(made)
         merged = Group(a.dtype, a.symmetric or b.symmetric, fixed=a.fixed or b.fixed, own={**a.own, **b.own})
+        merged.powers = a.powers or b.powers
         together = merged.parameters()
         lowest, highest = levels(together.dtype)
         low, high = (float(q - together.zero) * together.scale for q in (lowest, highest))

@@ -54,6 +54,8 @@ PLACES: Mapping[tuple[str, str], Place] = {
     ("", "Gather"): Place(0, 0, None),
 }
 
+# How many bits of their type codes use, where not all.
+BITS = "tapeout.bits"
 # A weight with fewer elements stays as it is: its scales and what widens it would outweigh it.
 SMALLEST = 1024
 # Models with more elements get plain scales: a search through twice a thousand million numbers takes its time.
@@ -73,7 +75,7 @@ def forms(scheme: Scheme, size: int, place: Place) -> Iterator[Form]:
     bits = scheme.bits
     kinds = (True, False) if scheme.dynamic else (False, True)
     for block in dict.fromkeys((scheme.block, 0)):
-        if block and (size % block or place.position == 1 and place.rounds == "samples"):
+        if block and (size % block or (place.position == 1 and place.rounds == "samples")):
             continue
         for rounds in kinds:
             if not (rounds and place.rounds is None):
@@ -136,7 +138,9 @@ def readers(model: ir.Model) -> list[tuple[ir.Node, Place]]:
     for graph in g.graphs(model):
         for node in graph:
             place = PLACES.get((node.domain, node.op_type))
-            value = None if place is None or len(node.inputs) <= place.position else node.inputs[place.position]
+            value = (
+                None if place is None or len(node.inputs) <= place.position else node.inputs[place.position]
+            )
             if place is None or value is None or not g.is_constant(value) or value.dtype != ir.DataType.FLOAT:
                 continue
             shape = g.static_dims(value)
@@ -218,7 +222,11 @@ class Store:
         if key not in self._rounded:
             made = ir.node(NAMES[kind], [value], domain=DOMAIN, name=g.fresh(graph, NAMES[kind]))
             output = made.outputs[0]
-            output.name, output.dtype, output.shape = g.fresh(graph, value.name or "x"), value.dtype, value.shape
+            output.name, output.dtype, output.shape = (
+                g.fresh(graph, value.name or "x"),
+                value.dtype,
+                value.shape,
+            )
             set_origin(made, merged_origin([node]))
             maker = value.producer()
             if maker is not None and maker.graph is graph:
@@ -268,6 +276,8 @@ class Store:
             name=name,
         )
         stored = g.add_constant(graph, lazy, hint)
+        if grid.bits:
+            stored.metadata_props[BITS] = str(grid.bits)
         held = scale if not grid.block or axis == 0 else scale.T
         values = g.add_constant(graph, np.ascontiguousarray(held), f"{hint}_scale")
         self._codes[key] = stored, values, None

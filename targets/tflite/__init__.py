@@ -52,7 +52,7 @@ TARGET = Target(
     name="tflite",
     suffix=".tflite",
     schemes=(
-        *("float32", "float16", "int8", "int16x8", "int8-dynamic"),
+        *("float32", "float16", "int8", "int16x8", "int8-fixed", "int8-dynamic"),
         *("w8", "w4", "w4g32", "w4g64", "w3", "w3g32", "w2"),
     ),
     devices=("cpu",),

@@ -17,6 +17,7 @@ from tapeout.passes.decompose.unrolling import Unroll
 from tapeout.passes.fusion import FUSION
 from tapeout.passes.layout import ChannelsLast
 from tapeout.passes.quantization.arriving import ARRIVING
+from tapeout.targets.tflite.legalize.depth import OverDepth
 from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
 from tapeout.targets.tflite.legalize.fusible import FusibleActivations
 from tapeout.targets.tflite.legalize.padding import Padding
@@ -58,6 +59,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
         ELU_OF_ONE,
         *CANONICALIZE,
         *plain,
+        *((OverDepth,) if request.scheme in STATIC else ()),
         *LEGALIZE,
         *measured,
         ChannelsLast(),
@@ -70,7 +72,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
 
 def calibration(request: Request) -> tuple[Pass, ...]:
     """The measurement of the float graph, where there is data."""
-    if request.calibration is None:
+    if request.calibration is None or request.scheme in WEIGHTS:
         return ()
     from tapeout.compiler.calibration.step import Calibrate
 
@@ -84,26 +86,34 @@ def quantization(request: Request) -> tuple[Pass, ...]:
     if request.scheme not in STATIC:
         return ()
     from tapeout.passes.quantization import Quantize
+    from tapeout.passes.quantization.refined import OPTION as REFINE
+    from tapeout.passes.quantization.refined import refined
     from tapeout.targets.tflite import declaration
 
     calibration = request.calibration
-    return (
-        Quantize(
-            STATIC[request.scheme],
-            declaration(request.device),
-            None if calibration is None else lambda: calibration.collected,
-            request.recipe or Recipe(),
-            request.dtypes,
-        ),
+    quantize = Quantize(
+        STATIC[request.scheme],
+        declaration(request.device),
+        None if calibration is None else lambda: calibration.collected,
+        request.recipe or Recipe(),
+        request.dtypes,
     )
+    integers = bool(request.dtypes) or request.device not in ("cpu", "gpu", "micro")
+    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), integers),)
 
 
 def weights(request: Request) -> tuple[Pass, ...]:
-    """What stores weights as codes, for a scheme that does so."""
+    """What stores weights as codes, for a scheme that does so: by GPTQ where there is data."""
     from tapeout.passes.quantization.weights import StoreWeights
     from tapeout.targets.tflite import declaration
 
-    return (StoreWeights(WEIGHTS[request.scheme], declaration(request.device), request.recipe or Recipe()),)
+    rows = declaration(request.device)
+    store = StoreWeights(WEIGHTS[request.scheme], rows, request.recipe or Recipe())
+    if request.calibration is None:
+        return (store,)
+    from tapeout.passes.quantization.weight_gptq import FitWeights
+
+    return (FitWeights(store, request.calibration),)
 
 
 def kernels(device: str) -> frozenset[str]:
