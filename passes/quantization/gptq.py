@@ -8,7 +8,7 @@ target may be made to undo what earlier layers lost (`toward`), as Qronos does: 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,18 +22,29 @@ BLOCK = 64
 BITS = 20
 
 
-def gptq(weight: Array, hessian: Array, scale: Array, highest: int, damp: float = DAMP) -> Array:
-    """Codes [O, K] (float64 holding integers in [-highest, highest]) of `weight` [O, K] with scales [O], for
-    inputs with second moments `hessian` [K, K]."""
-    size = len(hessian)
+class Factor(NamedTuple):
+    """What GPTQ needs of the inputs' second moments: the order of the inputs, and the factor U in that order."""
+
+    order: Array
+    upper: Array | None
+
+
+def factor(hessian: Array, damp: float = DAMP) -> Factor:
+    """The factor of second moments [K, K], inputs that move most first."""
     moments = np.array(hessian, np.float64)
     dead = np.diag(moments) <= 0
     moments[dead, dead] = 1
-    moments[np.diag_indices(size)] += damp * float(np.mean(np.diag(moments)))
+    moments[np.diag_indices(len(moments))] += damp * float(np.mean(np.diag(moments)))
     order = np.argsort(-np.diag(moments), kind="stable")
-    upper = inverse_factor(moments[order][:, order])
+    return Factor(order, inverse_factor(moments[order][:, order]))
+
+
+def gptq(weight: Array, inputs: Factor, scale: Array, highest: int) -> Array:
+    """Codes [O, K] (float64 holding integers in [-highest, highest]) of `weight` [O, K] with scales [O]."""
+    order, upper = inputs
     if upper is None:
         return np.clip(np.rint(weight / scale[:, None]), -highest, highest)
+    size = len(order)
     rest = np.array(weight[:, order], np.float64)
     codes = np.empty_like(rest)
     for start in range(0, size, BLOCK):
@@ -52,13 +63,12 @@ def gptq(weight: Array, hessian: Array, scale: Array, highest: int, damp: float 
 def inverse_factor(moments: Array) -> Array | None:
     """The upper triangular U with U'U = inverse(moments); None where that is not positive definite."""
     try:
-        factor = np.linalg.cholesky(moments[::-1, ::-1])
-        lower = factor[::-1, ::-1].T  # moments = lower' lower reversed: inverse has the factor inverse(lower)
-        identity = np.eye(len(moments))
-        upper = np.linalg.solve(lower.T, identity)
+        reverse = np.linalg.cholesky(np.ascontiguousarray(moments[::-1, ::-1]))
+        # moments = V V' with V = reverse[::-1, ::-1] upper triangular, so inverse(moments) = U'U with U = inverse(V).
+        upper = np.linalg.solve(np.ascontiguousarray(reverse[::-1, ::-1]), np.eye(len(moments)))
     except np.linalg.LinAlgError:
         return None
-    return truncated(np.triu(upper) if np.allclose(np.tril(upper, -1), 0) else upper)
+    return truncated(np.triu(upper))
 
 
 def truncated(array: Array) -> Array:

@@ -68,6 +68,14 @@ class Algorithm(Protocol):
     def offer(self, problem: Problem, /) -> Iterable[Candidate]: ...
 
 
+class Edit(NamedTuple):
+    """New codes of a product (None: as they are), and what is added to its bias [O]."""
+
+    node: str
+    codes: Array | None
+    shift: Array
+
+
 @dataclass
 class Found:
     """What became of one product: its error on held-out rows, as a share of its output's variance, by rounding to
@@ -90,9 +98,10 @@ class Fit:
     algorithms: Sequence[Algorithm]
     rows: int = ROWS
     found: list[Found] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
 
     def run(self) -> int:
-        """The number of products that changed."""
+        """Fit them all in place; the number of products that changed. `edits` tells what was done."""
         feeds = spread(self.feeds, min(SAMPLES, self._samples()))
         theirs = {n.name: n for n in self.source.graph}
         wanted, made = Walk(self.source, feeds), Walk(self.quantized, feeds)
@@ -161,9 +170,11 @@ class Fit:
         if not changed:
             return False
         tensor = np.ascontiguousarray(new.reshape(codes.shape)).astype(codes.dtype)
-        if not np.array_equal(tensor, codes):
-            found.weight.const_value = ir.tensor(tensor, name=found.weight.name)
-        shift_bias(self.quantized, found.node, shift.reshape(-1) * step)
+        edit = Edit(
+            found.node.name or "", None if np.array_equal(tensor, codes) else tensor, shift.reshape(-1) * step
+        )
+        self.edits.append(edit)
+        apply(self.quantized, found.node, edit)
         return True
 
     @staticmethod
@@ -204,6 +215,15 @@ def solve(
     changed = int(np.count_nonzero((best != problem.codes).any(1) | (moved != 0)))
     power = float(((target - target.mean(0)) ** 2).sum())
     return best, moved, (float(before.sum()), float(least.sum()), power, changed)
+
+
+def apply(model: ir.Model, node: ir.Node, edit: Edit) -> None:
+    """Carry out `edit` at the quantized product `node`."""
+    found = product(node)
+    assert found is not None
+    if edit.codes is not None:
+        found.weight.const_value = ir.tensor(edit.codes, dtype=found.weight.dtype, name=found.weight.name)
+    shift_bias(model, node, edit.shift)
 
 
 def shift_bias(model: ir.Model, node: ir.Node, shift: Array) -> None:

@@ -77,8 +77,8 @@ class Ranges:
         wanted = self.recipe.range_of(names, value.producer())
         if not isinstance(wanted, str):
             return wanted
-        if bits <= 8 and not symmetric and wanted == "minmax" and value.name in self.chosen:
-            return self.chosen[value.name]
+        if bits <= 8 and not symmetric and wanted == "minmax" and (value.name or "") in self.chosen:
+            return self.chosen[value.name or ""]
         for name in names:
             if self.measured is not None and (known := self.measured.for_range(name)) is not None:
                 if getattr(known, "count", 1) == 0:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.passes.quantization.gptq import gptq, toward
+from tapeout.passes.quantization.gptq import factor, gptq, toward
 from tapeout.passes.quantization.layers import Candidate, Problem
 
 Array = np.ndarray[Any, Any]
@@ -42,12 +42,13 @@ class Gptq:
         hessian = inputs.T @ inputs
         if not hessian.any():
             return
-        yield Candidate(gptq(problem.weight, hessian, problem.scale, problem.highest), True)
+        known = factor(hessian)
+        yield Candidate(gptq(problem.weight, known, problem.scale, problem.highest), True)
         if self.upstream:
             weight = toward(problem.weight, wanted, inputs, hessian)
-            yield Candidate(gptq(weight, hessian, problem.scale, problem.highest), True)
+            yield Candidate(gptq(weight, known, problem.scale, problem.highest), True)
 
 
 def _mean(rows: Array) -> Array:
     """The mean of each input, a whole number as the rows are, so that sums of products stay exact."""
-    return np.rint(rows.mean(0))
+    return np.asarray(np.rint(rows.mean(0)))

@@ -64,7 +64,7 @@ class Switchboard:
         for name in floats:
             both = np.concatenate([w[name].reshape(-1) for w in self._wanted]).astype(np.float64)
             self._power[name] = float(((both - both.mean()) ** 2).sum()) or float((both**2).sum()) or 1.0
-        self._reference = Reference(self._model, threads=self.threads)
+        self._reference = Reference(self._model, threads=self.threads, optimized=True)
 
     def _real_weights(self) -> None:
         theirs = {n.name: n for n in self.source.graph}

@@ -1,0 +1,162 @@
+"""Quantization with what measuring on the calibration data says: ranges, islands, codes and biases.
+
+1. ranges that count behind activations (`clipping.py`), from statistics alone
+2. islands of floating-point, by the error that tensors add at the outputs (`islands.py`)
+3. codes and biases, layer by layer (`layers.py`, `rounding.py`), kept where they bring the outputs nearer
+
+Steps 2 and 3 need samples: from a statistics file only the first is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler.errors import UsageError
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.operations import operations
+from tapeout.compiler.pipeline import Pass
+from tapeout.compiler.reference import Reference
+from tapeout.compiler.rewriting import Changes
+from tapeout.compiler.schemes import FLOAT32
+from tapeout.passes.quantization.clipping import saturating
+from tapeout.passes.quantization.islands import Islands
+from tapeout.passes.quantization.layers import Algorithm, Edit, Fit, apply, spread
+from tapeout.passes.quantization.products import product
+from tapeout.passes.quantization.quantize import Quantize
+from tapeout.passes.quantization.rounding import BiasCorrection, Gptq
+
+if TYPE_CHECKING:
+    from tapeout.compiler.calibration import Calibration
+
+Array = np.ndarray[Any, Any]
+Feed = Mapping[str, Array]
+
+META = "tapeout.refined"
+
+# Multiply-accumulates that one measurement of the outputs may take, and the samples that it uses at least and most.
+WORK = 1.5e9
+FEWEST, MOST = 3, 32
+# What the refinement of a model may take, in operations of `effort`: beyond it ranges alone are refined.
+MOST_WORK = 6e11
+# Samples of both graphs that the walk counts.
+FITTED = 100
+
+OPTION = "refine"
+CHOICES = ("auto", "full", "off")
+
+
+@dataclass(frozen=True)
+class Refined:
+    """`quantize`, refined on the samples that `samples()` gives (None: there are none)."""
+
+    quantize: Quantize
+    samples: Callable[[], Sequence[Feed] | None]
+    islands: Islands | None = Islands()  # noqa: RUF009
+    algorithms: tuple[Algorithm, ...] = (BiasCorrection(), Gptq())
+    most: float | None = MOST_WORK
+    name: str = "quantize"
+    notes: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __call__(self, model: ir.Model) -> Changes:
+        given = self.quantize.measured
+        measured = given() if callable(given) else given
+        ranges = saturating(model, measured) if measured is not None else {}
+        quantize = replace(self.quantize, measured=measured, ranges={**ranges, **self.quantize.ranges})
+        feeds = None if self.most is not None and effort(model) > self.most else self.samples()
+        if not feeds:
+            return quantize(model)
+        few = spread(feeds, samples_for(model))
+        source = model.clone()
+        if self.islands is not None:
+            trial = model.clone()
+            quantize(trial)
+            chosen = self.islands.choose(trial, source, few)
+            inside = dict.fromkeys(sorted(chosen.nodes), FLOAT32)
+            quantize = replace(quantize, overrides={**inside, **quantize.overrides})
+            self.notes["islands"] = chosen
+        changes = quantize(model)
+        for edit, node in self._fitted(model, source, feeds, few):
+            apply(model, node, edit)
+        return changes
+
+    def _fitted(
+        self, model: ir.Model, source: ir.Model, feeds: Sequence[Feed], few: Sequence[Feed]
+    ) -> list[tuple[Edit, ir.Node]]:
+        """The edits that bring the outputs nearer to those of `source`."""
+        if not self.algorithms or all(product(n) is None for n in model.graph):
+            return []
+        trial = model.clone()
+        fit = Fit(source, trial, feeds, self.algorithms)
+        fit.run()
+        self.notes["fit"] = fit.found
+        before, after = distances(source, (model, trial), few)
+        self.notes["error"] = (before, after)
+        if after >= before:
+            return []
+        nodes = {n.name: n for n in model.graph}
+        return [(edit, nodes[edit.node]) for edit in fit.edits]
+
+
+def refined(quantize: Quantize, calibration: Calibration | None, choice: str, integers_only: bool) -> Pass:
+    """`quantize` as the option `refine` says: "auto" (unless the model is too large for it), "full" or "off".
+
+    `integers_only` allows no islands. Raises UsageError for an unknown choice.
+    """
+    if choice not in CHOICES:
+        raise UsageError(f"option '{OPTION}' is '{choice}'", hint=f"choose one of {', '.join(CHOICES)}")
+    if choice == "off" or calibration is None:
+        return quantize
+    data = calibration
+
+    def samples() -> list[Feed] | None:
+        return list(data.feeds()) if data.has_samples else None
+
+    islands = None if integers_only else Islands()
+    return Refined(quantize, samples, islands, most=None if choice == "full" else MOST_WORK)
+
+
+def effort(model: ir.Model) -> float:
+    """About how many operations it takes to refine `model`: walking with samples, and fitting each product."""
+    total = 0.0
+    for node in model.graph:
+        total += FITTED * float(operations(node, 1) or 0)
+        found = product(node)
+        shape = g.static_dims(found.weight) if found is not None else None
+        if found is not None and shape is not None:
+            inputs = math.prod(shape[1:]) if found.window else shape[1]
+            total += found.groups * float(inputs) ** 3 + 3.0 * math.prod(shape) * inputs
+    return total
+
+
+def samples_for(model: ir.Model) -> int:
+    """With how many samples the outputs of `model` are measured: as many as WORK allows."""
+    work = sum(operations(n, 1) or 0 for n in model.graph)
+    return int(min(max(WORK // max(work, 1), FEWEST), MOST))
+
+
+def distances(source: ir.Model, others: Sequence[ir.Model], feeds: Sequence[Feed]) -> list[float]:
+    """The mean over the outputs of each other's squared error as a share of the output's variance."""
+    names = [
+        v.name or "" for v in source.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()
+    ]
+    with Reference(source) as reference:
+        wanted = [reference.run(f, names) for f in feeds]
+    result = []
+    for other in others:
+        with Reference(other) as reference:
+            made = [reference.run(f, names) for f in feeds]
+        shares = []
+        for name in names:
+            real = np.concatenate([w[name].reshape(-1) for w in wanted]).astype(np.float64)
+            found = np.concatenate([m[name].reshape(-1) for m in made]).astype(np.float64)
+            shares.append(
+                float(((found - real) ** 2).mean()) / (float(real.var()) or float((real**2).mean()) or 1.0)
+            )
+        result.append(sum(shares) / max(len(shares), 1))
+    return result
