@@ -133,7 +133,7 @@ def kmeans(vectors: Array, count: int) -> Array:
         sums = np.stack([np.bincount(owner, seen[:, i], count) for i in range(seen.shape[1])], 1)
         alive = members > 0
         centres[alive] = sums[alive] / members[alive, None]
-    return centres.astype(np.float32)
+    return np.asarray(centres, np.float32)
 
 
 def nearest(vectors: Array, centres: Array) -> Array:
@@ -142,8 +142,8 @@ def nearest(vectors: Array, centres: Array) -> Array:
     if centres.shape[1] == 1:
         order = np.argsort(centres[:, 0], kind="stable")
         middles = (centres[order[1:], 0] + centres[order[:-1], 0]) / 2
-        made: Array = order[np.searchsorted(middles, vectors[:, 0])]
-        return made
+        found[:] = order[np.searchsorted(middles, vectors[:, 0])]
+        return found
     half = (centres.astype(np.float64) ** 2).sum(1) / 2
     for start in range(0, len(vectors), 4096):
         part = vectors[start : start + 4096]

@@ -308,7 +308,7 @@ def weighted_scales(weight: Array, grid: Grid, power: Array | None) -> Array:
         error = (lost * lost * share).sum(2)
         better = error < least
         best, least = np.where(better, tried, best), np.where(better, error, least)
-    return best if grid.block else best[:, 0]
+    return np.asarray(best if grid.block else best[:, 0])
 
 
 def factor(hessian: Array) -> tuple[Array, Array | None]:

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from tapeout.compiler.declaration import Declaration, Refusal, Row, source_name
 from tapeout.compiler.errors import UnsupportedError
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.functions import DOMAIN
 from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.compiler.recipe import Recipe
@@ -72,7 +73,8 @@ class Form(NamedTuple):
 def forms(scheme: Scheme, size: int, place: Place) -> Iterator[Form]:
     """The ways in which `scheme` may store a weight with `size` inputs to a channel, the best first."""
     assert scheme.weight is not None
-    bits = scheme.bits
+    # Nothing can make up for what a table loses: it uses all bits that it takes.
+    bits = scheme.bits if place.rounds is not None else 0
     kinds = (True, False) if scheme.dynamic else (False, True)
     for block in dict.fromkeys((scheme.block, 0)):
         if block and (size % block or (place.position == 1 and place.rounds == "samples")):
@@ -222,9 +224,9 @@ class Store:
         if key not in self._rounded:
             made = ir.node(NAMES[kind], [value], domain=DOMAIN, name=g.fresh(graph, NAMES[kind]))
             output = made.outputs[0]
-            output.name, output.dtype, output.shape = (
+            output.name, output.type, output.shape = (
                 g.fresh(graph, value.name or "x"),
-                value.dtype,
+                value.type,
                 value.shape,
             )
             set_origin(made, merged_origin([node]))
@@ -268,6 +270,7 @@ class Store:
         hint = weight.name or "weight"
         graph = self.model.graph
         scale = scales(matrix(tensor.numpy(), axis), grid, self._search())
+        release()
         name = g.fresh(graph, hint)
         lazy = ir.LazyTensor(
             functools.partial(_make, tensor, scale, grid, axis),

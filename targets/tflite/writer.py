@@ -22,7 +22,7 @@ from ai_edge_litert import schema_py_generated as s
 from tapeout.compiler.ir.external import release
 
 ALIGNMENT = 16
-RELEASE = 1 << 28  # after so many bytes the mapped files that weights came from leave memory
+RELEASE = 1 << 26  # after so many bytes the mapped files that weights came from leave memory
 LIMIT = 2**31 - 1 - 2**20  # a FlatBuffer ends below 2 GiB
 
 Data = bytes | ir.TensorProtocol
@@ -114,7 +114,7 @@ def write(file: File, sink: BinaryIO, limit: int = LIMIT) -> None:
             struct.pack_into("<I", tables, slot, places[index] - 4 - slot)
     release()
     sink.write(tables)
-    position, released = len(tables), len(tables)
+    position, held = len(tables), 0
     for index, place in places.items():
         sink.write(bytes(place - 4 - position))
         sink.write(struct.pack("<I", min(sizes[index], 2**32 - 1)))
@@ -124,9 +124,15 @@ def write(file: File, sink: BinaryIO, limit: int = LIMIT) -> None:
         )
         sink.write(content)
         position = place + sizes[index]
-        if position - released >= RELEASE:
-            released = position
+        held += read_for(file.buffers[index])
+        if held >= RELEASE:
+            held = 0
             release()
+
+
+def read_for(data: Data) -> int:
+    """Bytes that are read of the model to make `data`, about: codes come from numbers of 32 bits."""
+    return len(data) if isinstance(data, bytes) else max(int(data.nbytes), 4 * int(data.size))
 
 
 def _places(start: int, sizes: Sequence[int]) -> tuple[dict[int, int], int]:
