@@ -34,7 +34,8 @@ class Quantize:
     `dtypes` asks for the storage type of graph inputs and outputs ("int8", "uint8"); without it they stay
     floating-point. `everything` quantizes whatever has a row, whether it pays or not. `overrides` are schemes by
     node name ("float32" for none) that algorithms have chosen; they win over the recipe. `ranges` are ranges by
-    value name that they have chosen; what the recipe's rules say wins over those.
+    value name that they have chosen; what the recipe's rules say wins over those. Without `borders`, inputs and
+    outputs are placed as `dtypes` says and stay floating-point until `give_borders`.
     """
 
     scheme: Scheme
@@ -45,10 +46,11 @@ class Quantize:
     everything: bool = False
     overrides: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, Interval] = field(default_factory=dict)
+    borders: bool = True
     name: str = "quantize"
 
     def __call__(self, model: ir.Model) -> Changes:
-        measured: Measured | None = self.measured() if callable(self.measured) else self.measured
+        measured = self._measured()
         values = (v for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None)
         self.recipe.check(model.graph, {name for v in values for name in source_names(v)})
         ranges = Ranges(measured, self.recipe, self.ranges)
@@ -60,7 +62,8 @@ class Quantize:
         inserter.run(clusters)
         for value, cast in widened.items():
             value.replace_all_uses_with(cast.outputs[0])
-        convert(model, self.dtypes, ranges)
+        if self.borders:
+            convert(model, self.dtypes, ranges)
         g.remove_dead(model.graph)
         model.meta[META] = {
             "left": placement.left,
@@ -68,6 +71,15 @@ class Quantize:
         }
         declined = tuple(Declined(self.name, n.name or "", reason) for n, reason in placement.left.items())
         return Changes(len(clusters), declined)
+
+    def give_borders(self, model: ir.Model) -> None:
+        """Give inputs and outputs of a quantized graph the types that `dtypes` names."""
+        convert(model, self.dtypes, Ranges(self._measured(), self.recipe, self.ranges))
+        g.remove_dead(model.graph)
+
+    def _measured(self) -> Measured | None:
+        found: Measured | None = self.measured() if callable(self.measured) else self.measured
+        return found
 
     def _place(self, model: ir.Model, ranges: Ranges) -> Placement:
         io = {n for n, t in self.dtypes.items() if not t.startswith("float")}

@@ -73,6 +73,7 @@ class Refined:
             return quantize(model)
         few = spread(feeds, samples_for(model))
         source = model.clone()
+        quantize = replace(quantize, borders=False)  # the samples are real numbers
         if self.islands is not None:
             trial = model.clone()
             quantize(trial)
@@ -83,6 +84,7 @@ class Refined:
         changes = quantize(model)
         for edit, node in self._fitted(model, source, feeds, few):
             apply(model, node, edit)
+        quantize.give_borders(model)
         return changes
 
     def _fitted(

@@ -16,6 +16,7 @@ from tapeout.compiler.errors import FallbackError, UnsupportedError, UsageError,
 from tapeout.compiler.target import target
 from tapeout.targets.ethos_u import DEVICES, declaration, finish
 from tapeout.targets.tflite.inspection import inspect
+from tests.asset_samples import samples
 from tests.assets import model_path, needs_assets
 from tests.targets.ethos_u.cases import draw, place
 
@@ -159,16 +160,8 @@ CYCLES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CYCLES))
 def test_tiny_models_are_as_fast_as_their_publishers(name: str, tmp_path: Path) -> None:
-    path = model_path(name)
-    data = next(path.parents[2].joinpath("data").glob(f"{name.split('_')[0]}*"))
-    calibration: Any = data / "calib.npz"
-    if not calibration.exists():
-        calibration = "random"
-    else:
-        arrays = np.load(calibration)["x"][:32]
-        inputs = [v.name for v in onnx.load(path).graph.input]
-        np.savez(tmp_path / "calib.npz", **{inputs[0]: arrays.astype(np.float32)})
-        calibration = tmp_path / "calib.npz"
+    path, calibration = model_path(name), tmp_path / "calib.npz"
+    np.savez(calibration, **samples(name, 32, "calib"))
     made = tapeout.export(
         path, device="ethos-u55-128", quantize="int8", calibration=calibration, output=tmp_path / "out.tflite"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,9 @@ from tapeout.compiler.ir.load import load
 from tapeout.compiler.target import Request
 from tapeout.targets.tflite import TARGET
 from tapeout.targets.tflite.run import LiteRT
-from tests.assets import ASSETS, model_names, model_path, needs_assets
+from tests.asset_samples import samples
+from tests.assets import model_names, model_path, needs_assets
 from tests.targets.ethos_u.cases import draw
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def samples(name: str, count: int, split: str) -> dict[str, Any]:
-    """Arrays by input name, samples along the first axis, from the data beside the model."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import asset_data
-        import assets
-
-        return asset_data.inputs(ASSETS, assets.TASKS[name][1], model_path(name), count, split)
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def feeds(model: Any, arrays: dict[str, Any]) -> list[dict[str, Any]]:
