@@ -21,12 +21,16 @@ from tapeout.compiler.integer_verification import (
     verify_quantized,
 )
 from tapeout.compiler.metrics import Array
+from tapeout.compiler.operations import operations
 from tapeout.compiler.reference import Reference
 from tapeout.compiler.target import Runner
 from tapeout.compiler.verification import Verification
 from tapeout.proof import Claim, feeds, running, source_of
 from tapeout.road import prepare
 
+# Multiply-accumulates that the samples of one proof come to, and the least number of samples.
+WORK = 1e9
+LEAST_SAMPLES = 2
 # Samples that the clusters are looked at on, where it comes to that.
 CLUSTER_SAMPLES = 2
 
@@ -35,7 +39,7 @@ def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
     """Hold an artifact that computes in integers against the source, and against its own graph where that is
     at hand: by noise, and where that leaves a doubt cluster by cluster."""
     given, name, real = samples_of(claim)
-    drawn = list(given)
+    drawn = list(itertools.islice(given, count_for(claim)))
     source, adapter = source_of(claim, drawn[0])
     graph = claim.prepared.model if claim.legalized else None
     outputs = [v.name or "" for v in claim.prepared.model.graph.outputs]
@@ -51,6 +55,14 @@ def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
     if result.failure is None and any(isinstance(e, QuantizedEntry) and e.noisy for e in result.entries):
         _clear(claim, graph, runners, drawn, grids, result)
     return result
+
+
+def count_for(claim: Claim) -> int:
+    """How many samples: for large models fewer, since four computations of each are made."""
+    if not claim.legalized:
+        return claim.samples
+    work = sum(operations(node, 1) or 0 for node in claim.prepared.model.graph)
+    return max(min(claim.samples, int(WORK // max(work, 1))), LEAST_SAMPLES)
 
 
 def samples_of(claim: Claim) -> tuple[Iterable[Mapping[str, Array]], str, bool]:
