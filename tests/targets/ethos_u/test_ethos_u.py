@@ -13,6 +13,7 @@ import pytest
 
 import tapeout
 from tapeout.compiler.errors import FallbackError, UnsupportedError, UsageError, VendorToolError
+from tapeout.compiler.support_table import support_table
 from tapeout.compiler.target import target
 from tapeout.targets.ethos_u import DEVICES, declaration, finish
 from tapeout.targets.tflite.inspection import inspect
@@ -109,6 +110,14 @@ def test_a_crash_is_told(script: str, message: str, tmp_path: Path, monkeypatch:
     with pytest.raises(VendorToolError, match=message):
         export(tmp_path)
     assert not (tmp_path / "net.tflite").exists()
+
+
+def test_the_page_is_up_to_date(bless: bool) -> None:
+    place = Path(__file__).resolve().parents[3] / "docs" / "targets" / "ethos-u.md"
+    page = support_table(declaration("ethos-u55-128"))
+    if bless:
+        place.write_text(page, encoding="utf-8")
+    assert place.read_text(encoding="utf-8") == page, "run pytest --bless on this test"
 
 
 def test_devices_and_options(tmp_path: Path) -> None:
