@@ -128,8 +128,8 @@ def export(
     `output` is the artifact's file (default: the model's name in the current folder); beside it lie
     `OUTPUT.manifest.json` and `OUTPUT.report.json`. `quantize` is a scheme that the target offers, `shape`
     states input sizes (a number fixes one, a name or "?" keeps it free: {"x": ("N", 3, 64, 64)}), `layout` asks
-    for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs` keeps only those, `calibration` is what a static scheme takes its ranges from (a path to arrays, images or
-    statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
+    for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs` keeps only those, `calibration` is
+    what a static scheme takes its ranges from (a path to arrays, images or statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
     inputs, `cache` is a folder that keeps what was measured, `recipe` (a TOML file or a Recipe) says which part
     is quantized how, `dtype` gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on
     in place of random inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at

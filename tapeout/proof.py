@@ -21,7 +21,7 @@ from tapeout.compiler.memory import LARGE, trimmed
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
 from tapeout.compiler.states import OPTION as STATE
-from tapeout.compiler.states import Feedback, states, stateless, zeros
+from tapeout.compiler.states import Feedback, stateless, states, zeros
 from tapeout.compiler.target import Request, Target
 from tapeout.compiler.verification import TOLERANCES, Adapter, Entry, Verification, number, verify
 from tapeout.road import Model, Prepared, Wish, prepare

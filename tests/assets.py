@@ -8,7 +8,9 @@ import pytest
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
-needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason="the real models (../shared/assets) are not here")
+needs_assets = pytest.mark.skipif(
+    not ASSETS.is_dir(), reason="the real models (../shared/assets) are not here"
+)
 
 
 def model_path(name: str) -> Path:

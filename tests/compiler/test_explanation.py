@@ -72,7 +72,10 @@ def test_advice_ends_the_model_before_what_is_refused() -> None:
     { [a] y = Relu (x) [b] w = Relu (y) [c] u = Relu (y) [d] z = Tanh (w) }"""
     error = refusal_error(declaration("one").accept(imported(parse(text))))
     assert error.hint == "--outputs w,u ends the model before what is refused"
-    early = "agraph (float[2] x) => (float[2] z) { [a] y = Relu (x) [b] w = Tanh (y) [c] v = Relu (w) [d] z = Relu (v) }"
+    early = (
+        "agraph (float[2] x) => (float[2] z)"
+        " { [a] y = Relu (x) [b] w = Tanh (y) [c] v = Relu (w) [d] z = Relu (v) }"
+    )
     assert refusal_error(declaration("one").accept(imported(parse(early)))).hint is None
 
 

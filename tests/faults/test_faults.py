@@ -23,7 +23,7 @@ from tests.faults.plant import Outcome, plant
 
 # In networks of a few nodes each kind is planted in a second; these are enough for every day.
 QUICK = ("weight_element", "padding_moved", "operands_swapped", "activation_wrong", "bias_dropped")
-REAL = ("kws01_dscnn", "ic01_resnet8", "kwt1")
+REAL = ("kws01_dscnn", "ic01_resnet8")
 
 
 def planted(
