@@ -11,9 +11,9 @@ from tapeout.compiler.ir.functions import DOMAIN
 from tapeout.compiler.operators import Call
 from tapeout.compiler.quantities import Quantity, quantity
 from tapeout.passes.quantization.dynamic import rounded
-from tapeout.targets.tflite.builder import captures
 from tapeout.targets.tflite.legalize import resizing
 from tapeout.targets.tflite.legalize.transposed import same_pads
+from tapeout.targets.tflite.nodes import captures
 
 
 @quantity("resize.native", "neighbours and weights as its RESIZE has them")

@@ -9,7 +9,8 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
 from tapeout.compiler.ir import graph as g
-from tapeout.targets.tflite.builder import NONE, TYPES, Builder, Lowering
+from tapeout.targets.tflite.builder import TYPES, Builder, Lowering
+from tapeout.targets.tflite.nodes import NONE
 
 _OPTIONS = {
     "ABS": s.AbsOptionsT,
