@@ -129,13 +129,13 @@ def export(
     `OUTPUT.manifest.json` and `OUTPUT.report.json`. `quantize` is a scheme that the target offers, `shape`
     states input sizes (a number fixes one, a name or "?" keeps it free: {"x": ("N", 3, 64, 64)}), `layout` asks
     for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs` keeps only those, `calibration` is
-    what a static scheme takes its ranges from (a path to arrays, images or statistics, "random", a callable that gives samples, or Statistics), `preprocess` says how images become
-    inputs, `cache` is a folder that keeps what was measured, `recipe` (a TOML file or a Recipe) says which part
-    is quantized how, `dtype` gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on
-    in place of random inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at
-    most), `max_size` is in bytes, `jobs` bounds threads. What a device refuses is an error, or with `fallback`
-    "host" left to the CPU beside it, at most `max_fallback` percent of the operators. Files appear whole or not
-    at all.
+    what a static scheme takes its ranges from (a path to arrays, images or statistics, "random", a callable
+    that gives samples, or Statistics), `preprocess` says how images become inputs, `cache` is a folder that
+    keeps what was measured, `recipe` (a TOML file or a Recipe) says which part is quantized how, `dtype`
+    gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on in place of random
+    inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at most), `max_size` is
+    in bytes, `jobs` bounds threads. What a device refuses is an error, or with `fallback` "host" left to the
+    CPU beside it, at most `max_fallback` percent of the operators. Files appear whole or not at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
     FallbackError, VendorToolError, ResourceError, OutputError (each with `.exit_code`).
