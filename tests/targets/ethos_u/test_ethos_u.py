@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def test_the_declaration_agrees_with_vela() -> None:
 @needs_vela
 @pytest.mark.slow
 def test_the_declaration_agrees_with_vela_on_many() -> None:
-    assert differing(640, seed=6, least=500) == []
+    """Vela takes a second for each case: TAPEOUT_VELA_CASES=640 looks at many more."""
+    count = int(os.environ.get("TAPEOUT_VELA_CASES", "60"))
+    assert differing(count, seed=6, least=count * 3 // 4) == []
 
 
 def differing(count: int, seed: int, least: int = 0) -> list[str]:
