@@ -69,9 +69,9 @@ def scales(weight: Array, grid: Grid, search: bool = False) -> Array:
 
 
 def storable(scale: Array) -> Array:
-    """The next numbers upwards that bfloat16 and float16 both represent (above 2**-14; below, as float16 does)."""
+    """The nearest numbers that bfloat16 and float16 both represent (above 2**-14; below, as float16 does)."""
     bits = np.ascontiguousarray(scale, np.float32).view(np.uint32)
-    rounded = ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
     least = np.float32(2.0**-24)
     made: Array = np.clip(rounded, least, 65280).astype(np.float16).astype(np.float32)
     return np.maximum(made, least)
@@ -99,6 +99,10 @@ def packed(array: Array, dtype: ir.DataType) -> ir.TensorProtocol:
     flat = array.reshape(-1).view(np.uint8)
     if flat.size % per:
         flat = np.concatenate([flat, np.zeros(-flat.size % per, np.uint8)])
+    if per == 2:
+        pairs = np.ascontiguousarray(flat).view(np.dtype("<u2"))
+        both = (pairs & np.uint16(0xF)) | ((pairs >> np.uint16(4)) & np.uint16(0xF0))
+        return ir.PackedTensor(both.astype(np.uint8), dtype, shape=array.shape)
     mask, shift = np.uint8((1 << dtype.bitwidth) - 1), dtype.bitwidth
     made = flat[0::per] & mask
     for i in range(1, per):

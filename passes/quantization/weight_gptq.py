@@ -10,7 +10,7 @@ layers lost; samples that none of them has seen decide, and plain rounding stays
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -42,6 +42,10 @@ WIDEST = 8192
 STEPS = 2**13
 # What is added to the diagonal, of its mean: a weight of blocks that a few hundred rows chose is held to itself.
 DAMP = 0.1
+# How often codes are gone through once more.
+SWEEPS = 2
+# Ways to choose codes: plain, with the bias made good, by GPTQ, and by GPTQ of what undoes earlier losses.
+CANDIDATES = ("rounding", "bias", "gptq", "upstream")
 # A candidate must be better than rounding by this share to be taken.
 MARGIN = 1e-3
 # Inputs worked on together.
@@ -58,14 +62,10 @@ class Stored(NamedTuple):
     weight: Array
 
 
-class Rows(NamedTuple):
-    """What one group of a product reads: rows [R, K] in integers, as the float model has them and as this one makes
-    them, those that are held out, and what follows from the others (of products that read the same, once)."""
+class Moments(NamedTuple):
+    """What rows of inputs say: their means, second moments [K, K], the gap to the float model's, the order in which
+    inputs are rounded and the factor of the inverse in it."""
 
-    wanted: Array
-    inputs: Array
-    wanted_out: Array
-    inputs_out: Array
     mean_wanted: Array
     mean: Array
     hessian: Array
@@ -74,14 +74,27 @@ class Rows(NamedTuple):
     upper: Array | None
 
     @classmethod
-    def of(cls, wanted: Array, inputs: Array, out: Array) -> Rows:
-        theirs, ours = wanted[~out], inputs[~out]
-        mean_wanted, mean = theirs.mean(0), ours.mean(0)
-        centred = ours - np.rint(mean)
+    def of(cls, wanted: Array, inputs: Array) -> Moments:
+        mean_wanted, mean = wanted.mean(0), inputs.mean(0)
+        centred = inputs - np.rint(mean)
         hessian = centred.T @ centred
-        cross = (theirs - np.rint(mean_wanted) - centred).T @ centred
-        order, upper = factor(hessian)
-        return cls(theirs, ours, wanted[out], inputs[out], mean_wanted, mean, hessian, cross, order, upper)
+        cross = (wanted - np.rint(mean_wanted) - centred).T @ centred
+        return cls(mean_wanted, mean, hessian, cross, *factor(hessian))
+
+
+class Rows(NamedTuple):
+    """What one group of a product reads: rows [R, K] in integers, as the float model has them and as this one makes
+    them, those that are held out; the moments of the others, and of all."""
+
+    wanted_out: Array
+    inputs_out: Array
+    seen: Moments
+    all: Moments
+
+    @classmethod
+    def of(cls, wanted: Array, inputs: Array, out: Array) -> Rows:
+        seen = Moments.of(wanted[~out], inputs[~out])
+        return cls(wanted[out], inputs[out], seen, Moments.of(wanted, inputs))
 
 
 @dataclass
@@ -250,44 +263,73 @@ class Choice(NamedTuple):
 
 
 def solve(weight: Array, grid: Grid, rows: Rows) -> Choice:
-    """The best candidate for `weight` [O, K] by the rows that are held out."""
+    """The best candidate for `weight` [O, K] by the rows that are held out, then made of all rows."""
     target = rows.wanted_out @ weight.T
     power = float(((target - target.mean(0)) ** 2).sum())
-    best: Choice | None = None
-    before = 0.0
-    for how, found, scale in candidates(weight, grid, rows):
-        dense = real(found, scale, grid.block).astype(np.float64)
-        shift = weight @ rows.mean_wanted - dense @ rows.mean
+    best, before, error = "rounding", 0.0, 0.0
+    for how in CANDIDATES:
+        made = candidate(how, weight, grid, rows.seen)
+        if made is None:
+            continue
+        dense = real(made[0], made[1], grid.block).astype(np.float64)
+        found = float(((rows.inputs_out @ dense.T + made[2] - target) ** 2).sum())
         if how == "rounding":
-            shift = np.zeros(len(weight))
-        error = float(((rows.inputs_out @ dense.T + shift - target) ** 2).sum())
-        if best is None:
-            before = error
-        if best is None or error < best.error * (1 - MARGIN):
-            best = Choice(found, scale, shift, error, before, power, how)
-    assert best is not None
-    return best
+            before = error = found
+        elif found < error * (1 - MARGIN):
+            best, error = how, found
+    chosen = candidate(best, weight, grid, rows.all) or candidate("rounding", weight, grid, rows.all)
+    assert chosen is not None
+    return Choice(*chosen, error, before, power, best)
 
 
-def candidates(weight: Array, grid: Grid, rows: Rows) -> Iterator[tuple[str, Array, Array]]:
-    """Names, codes and scales, plain rounding first."""
+def candidate(how: str, weight: Array, grid: Grid, moments: Moments) -> tuple[Array, Array, Array] | None:
+    """Codes, scales and the shift of the bias [O] by one way to choose them; None where it cannot be gone."""
     single = weight.astype(np.float32)
-    plain = weighted_scales(single, grid, None)
-    found = codes(single, plain, grid)
-    yield "rounding", found, plain
-    yield "bias", found, plain
-    upper, order = rows.upper, rows.order
-    if upper is None or not rows.hessian.any():
-        return
-    power = np.diag(rows.hessian)
-    scale = weighted_scales(single, grid, power)
-    yield "gptq", gptq(weight, rows, scale, grid), scale
-    if rows.cross.any():
-        lost = (weight @ rows.cross)[:, order] @ upper.T @ upper
-        moved = np.empty_like(weight)
-        moved[:, order] = weight[:, order] + truncated(lost)
-        scale = weighted_scales(moved.astype(np.float32), grid, power)
-        yield "upstream", gptq(moved, rows, scale, grid), scale
+    if how in ("rounding", "bias"):
+        scale = weighted_scales(single, grid, None)
+        found = codes(single, scale, grid)
+        if how == "rounding":
+            return found, scale, np.zeros(len(weight))
+    else:
+        upper, order = moments.upper, moments.order
+        if upper is None or not moments.hessian.any():
+            return None
+        wanted = weight
+        if how == "upstream":
+            if not moments.cross.any():
+                return None
+            change = (weight @ moments.cross)[:, order] @ upper.T @ upper
+            wanted = np.empty_like(weight)
+            wanted[:, order] = weight[:, order] + truncated(change)
+        scale = weighted_scales(wanted.astype(np.float32), grid, np.diag(moments.hessian))
+        found = gptq(wanted, moments, scale, grid)
+        scale = refined(wanted, found, scale, grid, moments.hessian)
+        found = settled(wanted, found, scale, grid, moments.hessian)
+        scale = refined(wanted, found, scale, grid, moments.hessian)
+    dense = real(found, scale, grid.block).astype(np.float64)
+    return found, scale, weight @ moments.mean_wanted - dense @ moments.mean
+
+
+def refined(weight: Array, found: Array, scale: Array, grid: Grid, hessian: Array) -> Array:
+    """The scales that make the least output error with these codes, block by block."""
+    size = len(hessian)
+    width = grid.block or size
+    moments = hessian + DAMP * float(np.mean(np.diag(hessian))) * np.eye(size)
+    made = scale.reshape(len(weight), -1).astype(np.float64)
+    whole = found.astype(np.float64)
+    gap = weight - whole * np.repeat(made, width, 1)
+    for i in range(size // width):
+        part = slice(i * width, (i + 1) * width)
+        here = whole[:, part]
+        power = np.einsum("ok,ok->o", here @ moments[part, part], here)
+        slope = np.einsum("ok,ok->o", gap @ moments[:, part], here)
+        step = np.divide(slope, power, out=np.zeros_like(slope), where=power > 0)
+        better = np.clip(made[:, i] + step, 0.7 * made[:, i], 1.4 * made[:, i])
+        if grid.block:
+            better = storable(better.astype(np.float32)).astype(np.float64)
+        gap[:, part] -= here * (better - made[:, i])[:, None]
+        made[:, i] = better
+    return made.astype(np.float32).reshape(scale.shape)
 
 
 def weighted_scales(weight: Array, grid: Grid, power: Array | None) -> Array:
@@ -311,6 +353,29 @@ def weighted_scales(weight: Array, grid: Grid, power: Array | None) -> Array:
     return np.asarray(best if grid.block else best[:, 0])
 
 
+def settled(weight: Array, found: Array, scale: Array, grid: Grid, hessian: Array) -> Array:
+    """Codes after each in turn has taken the best value beside the others, `SWEEPS` times over."""
+    size = len(hessian)
+    moments = hessian + DAMP * float(np.mean(np.diag(hessian))) * np.eye(size)
+    wide = scale[:, None] if not grid.block else np.repeat(scale, grid.block, 1)
+    steps = np.ascontiguousarray(np.broadcast_to(wide, weight.shape).T, np.float64)
+    made = np.ascontiguousarray(found.T, np.float64)
+    slope = moments @ (weight.T - made * steps)
+    for _ in range(SWEEPS):
+        for start in range(0, size, BLOCK):
+            part = slice(start, min(start + BLOCK, size))
+            here, moved = slope[part].copy(), np.zeros((part.stop - start, made.shape[1]))
+            for k in range(start, part.stop):
+                better = made[k] + here[k - start] / (moments[k, k] * steps[k])
+                better = np.clip(np.rint(better), grid.lowest, grid.highest)
+                change = (made[k] - better) * steps[k]
+                made[k] = better
+                moved[k - start] = change
+                here += moments[part, k, None] * change
+            slope += moments[:, part] @ moved
+    return np.ascontiguousarray(made.T).astype(np.int8)
+
+
 def factor(hessian: Array) -> tuple[Array, Array | None]:
     """The order in which inputs are rounded, and the upper U [K, K] with U'U = inverse(H + damping) in that order;
     None where there is none."""
@@ -322,7 +387,7 @@ def factor(hessian: Array) -> tuple[Array, Array | None]:
     return order, inverse_factor(moments[order][:, order])
 
 
-def gptq(weight: Array, rows: Rows, scale: Array, grid: Grid) -> Array:
+def gptq(weight: Array, rows: Moments, scale: Array, grid: Grid) -> Array:
     """Codes int8 [O, K] of `weight` [O, K] for what it reads."""
     upper, order = rows.upper, rows.order
     assert upper is not None
