@@ -16,6 +16,8 @@ import pytest
 import tapeout
 from tapeout.compiler.errors import InvalidModelError, TapeoutError, UnsupportedError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def litert(path: Path, **inputs: Any) -> dict[str, Any]:
     from ai_edge_litert.interpreter import Interpreter

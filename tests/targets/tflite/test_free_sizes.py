@@ -15,6 +15,8 @@ from tapeout.targets.tflite.run import RESOLVERS, LiteRT
 from tests.targets.tflite.networks import CASES
 from tests.targets.tflite.road import HEADER, Arrays, agrees, emitted, inputs_of, reference, refusals
 
+pytestmark = pytest.mark.slow
+
 # One of each kind in every run; the others where there is time.
 QUICK = ("unet", "heads_torch", "multiples_edge", "grid", "encoder", "sound_up")
 

@@ -16,6 +16,8 @@ from tapeout.compiler.reference import Reference
 from tapeout.targets.tflite.run import RESOLVERS, LiteRT
 from tests.targets.tflite.networks import Net
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 SIZES = {"N": 1, "T": 16, "H": 12, "W": 10}
 
