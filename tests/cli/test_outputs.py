@@ -175,6 +175,7 @@ def test_a_link_is_followed(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "link.tflite").is_symlink() and (tmp_path / "real" / "m.tflite").stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_what_is_left_when_it_is_killed(model: Path, tmp_path: Path) -> None:
     """SIGTERM while it verifies: the exit code says so, and nothing is left."""
     code = (

@@ -118,6 +118,7 @@ def test_targets(cli: Cli) -> None:
     assert found["schemes"][:2] == ["float32", "float16"]
 
 
+@pytest.mark.slow
 def test_conformance(cli: Cli) -> None:
     done = cli("conformance", "tflite", "--case", "^test_relu$")
     assert done.code == 0, done.err

@@ -131,6 +131,7 @@ def test_devices_and_options(tmp_path: Path) -> None:
 
 
 @needs_vela
+@pytest.mark.slow
 def test_the_declaration_agrees_with_vela() -> None:
     assert differing(15, seed=5) == []
 
