@@ -11,6 +11,7 @@ ones atoms.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -178,8 +179,8 @@ class RegionRule(NodeRule):
     """A rule that recognises what a region computes. `find` answers for one root; values inside the region
     may be read by nobody outside it."""
 
-    def find(self, node: ir.Node) -> Region | str | None:
-        raise NotImplementedError
+    @abstractmethod
+    def find(self, node: ir.Node) -> Region | str | None: ...
 
     def rewrite(self, op: Builder, node: ir.Node) -> Any:
         region = self.find(node)
