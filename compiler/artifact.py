@@ -126,9 +126,12 @@ class Stage:
         return next(t for t, p in self._staged if p == place)
 
     @contextlib.contextmanager
-    def open(self, place: Path) -> Iterator[Sink]:
-        """A sink for the content of `place`; synced when the block ends."""
+    def open(self, place: Path, beside: Path | None = None) -> Iterator[Sink]:
+        """A sink for the content of `place`; synced when the block ends. It lies `beside` what is staged for
+        another place, under that name but for the suffix."""
         temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(6)}{place.suffix}")
+        if beside is not None:
+            temporary = self.path(beside).with_suffix(place.suffix)
         with file_errors("write", place):
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666

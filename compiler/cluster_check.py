@@ -24,7 +24,7 @@ from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin, set_origin
 from tapeout.compiler.operators import Call, fused_activation, storage
 from tapeout.compiler.reference import Reference
-from tapeout.compiler.target import Request, Runner, Target
+from tapeout.compiler.target import Request, Runner, Target, write
 
 Array = np.ndarray[Any, Any]
 
@@ -218,8 +218,7 @@ def _check(
     cut: Cut, target: Target, request: Request, feeds: list[dict[str, Array]], path: Path
 ) -> list[Deviation]:
     op = cut.model.graph[-1].op_type
-    with path.open("wb") as sink:
-        target.emit(cut.model, sink, request)
+    write(target, cut.model, path, request)
     found = []
     with Reference(cut.model, threads=1) as reference:
         expected = [reference.run(feed) for feed in feeds]

@@ -244,7 +244,7 @@ def _run(case: Case, target: Target, path: Path) -> tuple[str, str, tuple[str, .
 
     from tapeout.compiler import pipeline
     from tapeout.compiler.ir.load import from_proto
-    from tapeout.compiler.target import Request
+    from tapeout.compiler.target import Request, write
 
     request = Request()
     try:
@@ -253,8 +253,7 @@ def _run(case: Case, target: Target, path: Path) -> tuple[str, str, tuple[str, .
         refused = target.declaration(request.device).accept(model).refused
         if refused:
             return "refused", _line(SEPARATOR.join(dict.fromkeys(str(r) for r in refused))), ()
-        with path.open("wb") as sink:
-            target.emit(model, sink, request)
+        write(target, model, path, request)
     except (UnsupportedError, InvalidModelError, ResourceError) as error:
         return "refused", _line(error.message), ()
     except (InternalError, TapeoutError) as error:

@@ -28,7 +28,7 @@ from tapeout.compiler.metrics import Array, is_inexact, relative
 from tapeout.compiler.pipeline import run
 from tapeout.compiler.reference import Reference, spread
 from tapeout.compiler.regions import Regions
-from tapeout.compiler.target import Request, Runner, Target
+from tapeout.compiler.target import Request, Runner, Target, write
 from tapeout.compiler.verification import tolerance
 
 LAYOUT = "tapeout.layout"
@@ -279,8 +279,7 @@ class _Search:
         cut_outputs(model, [v.name for n in list(model.graph)[: last + 1] for v in n.outputs if v.name])
         path = self.last.path.with_name(f"part{target.suffix}")
         try:
-            with path.open("wb") as sink:
-                target.emit(model, sink, request)
+            write(target, model, path, request)
             for runner in target.runners(path, request):
                 runner.run({v.name or "": self.feed[v.name or ""] for v in model.graph.inputs})
         except (InternalError, InvalidModelError):

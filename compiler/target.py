@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
 
@@ -64,7 +65,8 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """One target. `passes(request)` is its visible tuple; `emit(model, sink, request)` writes the artifact, pure;
+    """One target. `passes(request)` is its visible tuple; `emit(model, sink, request, *parts)` writes the artifact,
+    pure, with one more sink for each suffix in `parts`: files beside the artifact that belong to it.
     `runners(artifact, request)` opens it, once for every runtime that it must agree on (none: it stays unproven)."""
 
     name: str
@@ -73,12 +75,20 @@ class Target:
     devices: tuple[str, ...]
     declaration: Callable[[str], Declaration]  # of a device
     passes: Callable[[Request], tuple[Pass, ...]]
-    emit: Callable[[ir.Model, BinaryIO, Request], None]
+    emit: Callable[..., None]
     runners: Callable[[Path, Request], Sequence[Runner]]
     inspect: Callable[[Path], dict[str, Any]] | None = None
     extends: str | None = None  # the target whose devices this one adds
     finish: Callable[[Path, ir.Model, Request], Finished] | None = None  # a vendor's compiler behind emission
     integer_borders: bool = False  # real inputs and outputs are integers unless the user says otherwise
+    parts: tuple[str, ...] = ()  # suffixes of the files beside the artifact: `x.bin` of `x.xml`
+
+
+def write(target: Target, model: ir.Model, path: Path, request: Request) -> None:
+    """Write the artifact of `model` to `path` and its parts beside it, as they come: nothing is staged."""
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(path.with_suffix(s).open("wb")) for s in target.parts]
+        target.emit(model, stack.enter_context(path.open("wb")), request, *sinks)
 
 
 def targets() -> dict[str, importlib.metadata.EntryPoint]:

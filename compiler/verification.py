@@ -81,6 +81,10 @@ class Verification:
     def holds(self) -> bool:
         return self.failure is None and all(e.holds for e in self.entries)
 
+    def on(self, device: str) -> bool:
+        """Whether it ran on `device` itself; what one device computes proves nothing about another."""
+        return any(e.device == device for e in self.entries)
+
     def worst(self) -> Entry | None:
         """The entry that fails first, else the one with the largest error relative to its tolerance."""
         failing = [e for e in self.entries if not e.holds]

@@ -203,7 +203,8 @@ def export(
                         with clock("again"):
                             prepared = prepare(model, wish)
                             manifest |= _legalized(prepared, chosen, request, wish, report, policy)
-                            stage.drop(places.artifact)
+                            for place in (places.artifact, *places.parts):
+                                stage.drop(place)
                             manifest["artifact"] = _emitted(
                                 prepared, chosen, request, stage, places, max_size
                             )
@@ -213,7 +214,10 @@ def export(
                             )
                             proof = prove(claim)
                 report["verification"] = proof.as_json() if proof else None
-                report["proof"] = {"proven": proof.proven if proof else [], "unproven": proof is None}
+                report["proof"] = {
+                    "proven": proof.proven if proof else [],
+                    "unproven": proof is None or not proof.on(request.device),
+                }
                 error = judge(proof, gates or {}, require_proof, claim)
                 if error is not None:
                     if choice is not None and not choice.helps:
@@ -222,7 +226,8 @@ def export(
                         with clock("locate"):
                             error = locate(error, claim, proof)
                     if keep_rejected:
-                        stage.redirect(places.artifact, _beside(places.artifact, ".rejected"))
+                        for place in (places.artifact, *places.parts):
+                            stage.redirect(place, _beside(place, ".rejected"))
                         stage.publish()
                     raise error
             if chosen.finish is not None:
@@ -278,10 +283,18 @@ def _emitted(
     most: int | None,
 ) -> dict[str, Any]:
     """Stage the artifact; what the manifest says of it. Raises BudgetError where it is larger than `most`."""
-    with stage.open(places.artifact) as sink:
-        target.emit(prepared.model, sink, request)  # type: ignore[arg-type]
-    _within(sink.size, most, request)
-    return {"name": places.artifact.name, "sha256": sink.digest, "bytes": sink.size}
+    with ExitStack() as stack:
+        sink = stack.enter_context(stage.open(places.artifact))
+        parts = [stack.enter_context(stage.open(p, places.artifact)) for p in places.parts]
+        target.emit(prepared.model, sink, request, *parts)
+    _within(sink.size + sum(p.size for p in parts), most, request)
+    made: dict[str, Any] = {"name": places.artifact.name, "sha256": sink.digest, "bytes": sink.size}
+    if parts:
+        made["parts"] = [
+            {"name": place.name, "sha256": part.digest, "bytes": part.size}
+            for place, part in zip(places.parts, parts, strict=True)
+        ]
+    return made
 
 
 def _finish(
@@ -317,13 +330,15 @@ class _Places:
 
     shown: Path
     artifact: Path
+    parts: tuple[Path, ...]
     report: Path
     manifest: Path
     depfile: Path | None
 
     def all(self) -> list[Path]:
         """Every file, as the user would write it."""
-        beside = [_beside(self.shown, ".report.json"), _beside(self.shown, ".manifest.json")]
+        beside = [self.shown.with_suffix(p.suffix) for p in self.parts]
+        beside += [_beside(self.shown, ".report.json"), _beside(self.shown, ".manifest.json")]
         return [self.shown, *beside, *([self.depfile] if self.depfile is not None else [])]
 
 
@@ -336,13 +351,21 @@ def _places(
     """Raises UsageError or OutputError where one of them cannot be written or is the model itself."""
     shown = Path(output) if output is not None else Path(_stem(model) + target.suffix)
     place = files.check_output(shown)
+    parts = tuple(files.check_output(place.with_suffix(suffix)) for suffix in target.parts)
+    if place in parts:
+        raise UsageError(
+            f"the output '{shown}' is a file beside the artifact",
+            hint=f"-o {shown.with_suffix(target.suffix)}",
+        )
     beside = [files.check_output(_beside(place, suffix)) for suffix in (".report.json", ".manifest.json")]
     listed = None if depfile is None else files.check_output(Path(depfile))
-    if isinstance(model, str | os.PathLike) and os.path.realpath(model) in map(str, (place, *beside, listed)):
+    if isinstance(model, str | os.PathLike) and os.path.realpath(model) in map(
+        str, (place, *parts, *beside, listed)
+    ):
         raise UsageError(f"the output '{shown}' is the model itself", hint="choose another name with -o")
-    if listed in (place, *beside):
+    if listed in (place, *parts, *beside):
         raise UsageError(f"the dependency file '{depfile}' is an output of the export itself")
-    return _Places(shown, place, beside[0], beside[1], listed)
+    return _Places(shown, place, parts, beside[0], beside[1], listed)
 
 
 def _data_files(data: str | os.PathLike[str] | None) -> list[Path]:

@@ -156,6 +156,11 @@ def judge(
                 hint="without --require-proof and --gate it is written all the same",
             )
         return None
+    if require_proof and proof.entries and not proof.on(claim.request.device):
+        return AccuracyError(
+            f"the artifact for {where} ran on {', '.join(proof.proven)} only: it is unproven",
+            hint="without --require-proof it is written all the same",
+        )
     if proof.failure is not None:
         return AccuracyError(f"the artifact does not run: {proof.failure}")
     broken = next((d for d in proof.clusters if not d.holds), None)

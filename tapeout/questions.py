@@ -112,7 +112,7 @@ def verify(
         claim = Claim(against, wish, prepared, chosen, request, path, data, jobs, samples)
         _tell(notify, "verify")
         found = prove(claim)
-        error = judge(found, gates or {}, True, claim)
+        error = judge(found, gates or {}, found is None, claim)
         if error is not None and found is not None and not found.holds:
             error = locate(error, claim, found)
         if found is None or (error is not None and raising):

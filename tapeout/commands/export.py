@@ -121,7 +121,7 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
     if dry_run:
         lines.append(f"would write {', '.join(map(str, result.outputs))}")
     else:
-        size = manifest["artifact"]["bytes"]
+        size = sum(p["bytes"] for p in (manifest["artifact"], *manifest["artifact"].get("parts", ())))
         made = f"{manifest['target']} ({manifest['scheme']}), {operators} operators"
         lines.append(f"{result.artifact}: {made}, {o.bytes_text(size)}")
     narrowing = report.get("narrowing")
@@ -139,6 +139,8 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
                 f"largest error {number(worst['relative'])} of the largest value, "
                 f"{number(worst['tolerance'])} allowed, at '{worst['output']}'"
             )
+        if report["proof"]["unproven"] and not report.get("finished"):
+            lines.append(f"unproven: nothing here is an {manifest['device']}")
     elif not dry_run:
         lines.append(f"unproven: it was not run on any runtime for {manifest['target']} {manifest['device']}")
     finished = report.get("finished")
