@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as s
 
 from tapeout.compiler.errors import InternalError, TapeoutError
 from tapeout.compiler.ir import graph as g
-from tapeout.compiler.operators import Storage, storage
+from tapeout.compiler.operators import Activation, Storage, fused_activation, storage
 from tapeout.targets.tflite import writer
 from tapeout.targets.tflite.clusters import (
     Cluster,
@@ -73,6 +73,9 @@ class Builder:
         self._absorbed: set[ir.Node] = set()
         self._codes: dict[tuple[Any, ...], int] = {}
         self._reads: Mapping[ir.Value, Storage] = {}  # what the node being lowered takes as stored integers
+        self._fuses: tuple[Activation, ...] | None = (
+            None  # the activations that its kernel computes; None: all
+        )
         self._deferred: set[ir.Value] = set()  # behind a DequantizeLinear that nothing has asked for so far
         self.nodes: list[str] = []  # for each operator the name of the node that it computes for
 
@@ -268,7 +271,7 @@ class Builder:
         if reader is None or reader.graph is not node.graph or output.dtype != ir.DataType.FLOAT:
             return output, NONE
         kind = activation_of(reader)
-        if kind == NONE:
+        if kind == NONE or not (self._fuses is None or fused_activation(output, self._fuses)):
             return output, NONE
         self._absorbed.add(reader)
         return reader.outputs[0], kind
@@ -292,7 +295,7 @@ class Builder:
                     nodes=[node.name or ""],
                 ) from error
             finally:
-                self._reads = {}
+                self._reads, self._fuses = {}, None
             self.nodes.extend([node.name or ""] * (len(self.graph.operators) - operators))
 
     def _take(self, cluster: Cluster) -> None:
@@ -302,7 +305,7 @@ class Builder:
             self.bind(last, self.index(made.value))
             if quantize is not None:
                 self._absorbed.add(quantize)
-        self._reads = cluster.reads
+        self._reads, self._fuses = cluster.reads, cluster.fuses
 
     # --- subgraphs ---
 

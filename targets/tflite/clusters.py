@@ -22,17 +22,18 @@ Lowering = Callable[..., None]
 @dataclass(frozen=True)
 class Cluster:
     """A node with its lowering and what its row takes and makes as stored integers: `reads` by the values
-    behind DequantizeLinear, `makes` by the node's outputs."""
+    behind DequantizeLinear, `makes` by the node's outputs. `fuses`: the activations that the kernel computes too,
+    None for a kernel on floats, which computes all that TFLite has."""
 
     lower: Lowering
     reads: Mapping[ir.Value, Storage] = field(default_factory=dict)
     makes: Mapping[ir.Value, Storage] = field(default_factory=dict)
-    fuses: tuple[Activation, ...] = ()
+    fuses: tuple[Activation, ...] | None = None
 
     def absorbs(self, output: ir.Value) -> tuple[ir.Value, ir.Node | None]:
         """The float value that is quantized for `output`, and the QuantizeLinear: itself, or the result of the
         activation behind it."""
-        reader = fused_activation(output, self.fuses)
+        reader = fused_activation(output, self.fuses or ())
         last = output if reader is None else reader.outputs[0]
         return last, self.makes[output].value.producer()
 

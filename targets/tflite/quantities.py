@@ -79,9 +79,15 @@ def _codes(call: Call) -> ir.Node | None:
 
 @quantity("weight.block", "elements that share a scale along a row")
 def weight_block(call: Call) -> Any:
-    """The block size of stored weights, 0 where an output channel shares a scale."""
+    """The block size of stored weights, 0 where an output channel shares a scale; in words where blocks leave a
+    rest of the row."""
     node = _codes(call)
-    return 0 if node is None else int(g.attribute(node, "block_size", 0))
+    block = 0 if node is None else int(g.attribute(node, "block_size", 0))
+    shape = None if node is None else g.static_dims(node.inputs[0])
+    if node is None or shape is None or not block:
+        return block
+    axis = int(g.attribute(node, "axis", 1))
+    return block if shape[axis] % block == 0 else f"{block} with a rest"
 
 
 @quantity("activations.rounded", "rounding of the activations")
