@@ -1,0 +1,72 @@
+"""Writes a legalized graph as OpenVINO's two files: the graph as XML, the weights beside it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx_ir as ir
+
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.ir.save import LARGEST, save, to_bytes
+from tapeout.compiler.target import Request
+from tapeout.targets.openvino.runtime import core, openvino
+
+CHUNK = 1 << 20
+
+
+def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -> None:
+    """Write `model`, which the passes have legalized and the declaration accepts, to `sink` and `weights`."""
+    with tempfile.TemporaryDirectory(prefix="tapeout-") as folder:
+        made = build(model, Path(folder))
+        place = Path(folder) / "out.xml"
+        openvino().save_model(made, place, compress_to_fp16=request.scheme == "float16")
+        for source, stream in ((place, sink), (place.with_suffix(".bin"), weights)):
+            with source.open("rb") as content:
+                shutil.copyfileobj(content, stream, CHUNK)
+
+
+def build(model: ir.Model, folder: Path) -> Any:
+    """`model` as an openvino.Model, with names that are the same in every run. A model that no message holds
+    passes through `folder`, which must outlive the result."""
+    size = sum(
+        v.const_value.nbytes
+        for graph in g.graphs(model)
+        for v in graph.initializers.values()
+        if v.const_value
+    )
+    if size < LARGEST // 2:
+        made = core().read_model(to_bytes(model), b"")
+    else:
+        save(model, folder / "graph.onnx")
+        made = core().read_model(folder / "graph.onnx")
+    named(made, {n.name for graph in g.graphs(model) for n in graph if n.name})
+    made.set_friendly_name(model.graph.name or "model")
+    return made
+
+
+def named(made: Any, known: set[str]) -> None:
+    """Number afresh what has a name of the runtime's own, which counts on in a process."""
+    kept = known | {name for port in (*made.inputs, *made.outputs) for name in port.get_names()}
+    counts: dict[str, int] = {}
+
+    def visit(body: Any) -> None:
+        for op in body.get_ordered_ops():
+            if op.get_friendly_name() not in kept:
+                kind = op.get_type_name()
+                counts[kind] = counts.get(kind, -1) + 1
+                op.set_friendly_name(f"{kind}~{counts[kind]}")
+            for inner in bodies(op):
+                visit(inner)
+
+    visit(made)
+
+
+def bodies(op: Any) -> list[Any]:
+    """The graphs inside a Loop, TensorIterator or If."""
+    kind = op.get_type_name()
+    if kind == "If":
+        return [op.get_function(i) for i in range(2)]
+    return [op.get_function()] if kind in ("Loop", "TensorIterator") else []

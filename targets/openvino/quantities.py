@@ -1,0 +1,7 @@
+"""Quantities that only OpenVINO's rows bound."""
+
+from __future__ import annotations
+
+from tapeout.compiler.quantities import Quantity
+
+QUANTITIES: list[Quantity] = []

@@ -1,0 +1,127 @@
+"""Runs an OpenVINO model on the CPU plugin at the precision of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tapeout.compiler.errors import InternalError, InvalidModelError, TapeoutError, UsageError
+from tapeout.compiler.target import Request
+from tapeout.targets.openvino.runtime import core, openvino, version
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+REJECTED = ".rejected"
+# The plugin computes in bfloat16 where the CPU has it, and quantizes activations before compressed weights, unless
+# told otherwise: numbers are judged without either.
+EXACT = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    "PERFORMANCE_HINT": "LATENCY",
+}
+
+
+def runners(artifact: Path, request: Request) -> tuple[OpenVINO, ...]:
+    """`artifact` on the CPU plugin, whatever the device it is for: option `threads` bounds its threads."""
+    text = request.options.get("threads", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"option threads: '{text}', expected a number of at least 1")
+    return (OpenVINO(artifact, threads=int(text)),)
+
+
+def weights_of(artifact: Path) -> Path:
+    """The file of weights beside `artifact`."""
+    plain = Path(artifact.name.removesuffix(REJECTED)).with_suffix(".bin").name
+    return artifact.with_name(plain + (REJECTED if artifact.name.endswith(REJECTED) else ""))
+
+
+class OpenVINO:
+    """An artifact (`x.xml` with `x.bin` beside it) compiled for the CPU.
+
+    Raises InvalidModelError where the files are none, InternalError where the plugin refuses a well-formed one.
+    """
+
+    device = "cpu"
+
+    def __init__(self, artifact: Path, threads: int = 1) -> None:
+        self._artifact = artifact
+        self._threads = threads
+        self.runtime = f"OpenVINO {version()} CPU"
+        self._model = self._read()
+        self._request = self._compiled(self._model).create_infer_request()
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """The outputs for `inputs`, both keyed by the source's names."""
+        return self._infer(self._request, self._model, inputs)
+
+    def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> Arrays:
+        """The tensors of the main graph among `names` that the file has."""
+        model, wanted = self._read(), set(names)
+        shown: dict[str, int] = {}
+        for op in model.get_ordered_ops():
+            for port in op.outputs():
+                for name in sorted(port.get_names() & wanted):
+                    if op.get_type_name() not in ("Result", "Parameter", "Constant") and name not in shown:
+                        shown[name] = len(model.outputs)
+                        model.add_outputs(port)
+        request = self._compiled(model).create_infer_request()
+        self._infer(request, model, inputs)
+        return {name: _read(request.get_output_tensor(index)) for name, index in shown.items()}
+
+    def _read(self) -> Any:
+        weights = weights_of(self._artifact)
+        for file in (self._artifact, weights):
+            if not file.is_file():
+                raise InvalidModelError(f"no OpenVINO file at {file}")
+        try:
+            return core().read_model(self._artifact, weights)
+        except RuntimeError as error:
+            raise self._failure("does not load", error) from error
+
+    def _compiled(self, model: Any) -> Any:
+        try:
+            return core().compile_model(model, "CPU", {**EXACT, "INFERENCE_NUM_THREADS": self._threads})
+        except RuntimeError as error:
+            raise self._failure("does not compile", error) from error
+
+    def _infer(self, request: Any, model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        for index, port in enumerate(model.inputs):
+            name = next((n for n in sorted(port.get_names()) if n in inputs), None)
+            if name is None:
+                raise UsageError(
+                    f"input '{port.get_any_name()}' is missing; given: {', '.join(inputs) or 'none'}"
+                )
+            array = np.ascontiguousarray(inputs[name]).reshape(np.shape(inputs[name]))
+            try:
+                request.set_input_tensor(index, _tensor(array, port.get_element_type()))
+            except RuntimeError as error:
+                raise self._failure("does not take its input", error) from error
+        try:
+            request.infer()
+        except RuntimeError as error:
+            raise self._failure("does not run", error) from error
+        found: Arrays = {}
+        for index, port in enumerate(model.outputs):
+            for name in port.get_names():
+                found[name] = _read(request.get_output_tensor(index))
+        return found
+
+    def _failure(self, what: str, error: Exception) -> TapeoutError:
+        text = " ".join(str(error).split())
+        kind = InvalidModelError if what == "does not load" else InternalError
+        return kind(f"'{self._artifact.name}' {what} on {self.runtime}: {text}")
+
+
+def _tensor(array: np.ndarray[Any, Any], kind: Any) -> Any:
+    """`array` as the runtime takes it: types that NumPy lacks go by their bits."""
+    ov = openvino()
+    if array.dtype.isbuiltin == 1:
+        return ov.Tensor(array)
+    return ov.Tensor(array.view(np.uint8), ov.Shape(array.shape), kind)
+
+
+def _read(tensor: Any) -> np.ndarray[Any, Any]:
+    return np.array(tensor.data)
