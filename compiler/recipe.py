@@ -20,8 +20,8 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,14 @@ class Recipe:
     def scheme_of(self, node: ir.Node) -> str | None:
         """The scheme that the last matching rule states; None where none does."""
         return next((r.scheme for r in reversed(self.rules) if r.scheme is not None and r.takes(node)), None)
+
+    def states(self, schemes: Collection[str]) -> bool:
+        """Whether a rule states one of `schemes`."""
+        return any(r.scheme in schemes for r in self.rules)
+
+    def otherwise(self, scheme: str) -> Recipe:
+        """The same, with `scheme` for the nodes that no rule states one for."""
+        return replace(self, rules=(Rule(0, scheme=scheme), *self.rules))
 
     def range_of(self, names: Iterable[str], node: ir.Node | None) -> Range:
         """How the range of a tensor is chosen, by its source names and the node that makes it: a method, or

@@ -24,7 +24,7 @@ from tapeout.passes.quantization.codes import COARSE, SHRINKS, Grid, codes, pack
 from tapeout.passes.quantization.gptq import inverse_factor, truncated
 from tapeout.passes.quantization.products import Product
 from tapeout.passes.quantization.walk import Walk
-from tapeout.passes.quantization.weights import BITS, PLACES, StoreWeights
+from tapeout.passes.quantization.weights import BITS, StoreWeights, place_of
 
 Array = np.ndarray[Any, Any]
 
@@ -218,7 +218,7 @@ class Fit:
 
 def stored(node: ir.Node, other: ir.Node) -> Stored | None:
     """`node` as a product by stored codes, `other` being the same node with the float weight."""
-    place = PLACES.get((node.domain, node.op_type))
+    place = place_of(node)
     if place is None or place.rounds is None or place.axis != 0 or "Transpose" in node.op_type:
         return None
     if len(node.inputs) < 2:

@@ -11,6 +11,7 @@ row for. Codes are computed when they are written, one weight at a time; only sc
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -38,22 +39,27 @@ Array = np.ndarray[Any, Any]
 
 class Place(NamedTuple):
     """Where an operator reads a weight: the input, the axis of its output channels, and what a kernel that rounds
-    its activations does so by (None: there are none)."""
+    its activations does so by (None: there are none). `blocks`: whether the elements of a channel lie along one axis,
+    which blocks may divide; `table`: rows are looked up."""
 
     position: int
     axis: int
     rounds: str | None
+    blocks: bool = False
+    table: bool = False
 
 
 PLACES: Mapping[tuple[str, str], Place] = {
-    (DOMAIN, "FullyConnected"): Place(1, 0, "rows"),
+    (DOMAIN, "FullyConnected"): Place(1, 0, "rows", blocks=True),
     (DOMAIN, "ConvNHWC"): Place(1, 0, "samples"),
     (DOMAIN, "ConvNDHWC"): Place(1, 0, "samples"),
     (DOMAIN, "ConvTransposeNHWC"): Place(1, 0, "samples"),
     ("", "Conv"): Place(1, 0, "samples"),
-    ("", "MatMul"): Place(1, -1, "rows"),
-    ("", "Gather"): Place(0, 0, None),
+    ("", "MatMul"): Place(1, -1, "rows", blocks=True),
+    ("", "Gather"): Place(0, 0, None, blocks=True, table=True),
 }
+# Products of a constant by what is computed, and by one matrix for each of several samples.
+LEFT, STACKED = Place(0, -2, None), Place(1, -1, None)
 
 # How many bits of their type codes use, where not all.
 BITS = "tapeout.bits"
@@ -74,10 +80,10 @@ def forms(scheme: Scheme, size: int, place: Place) -> Iterator[Form]:
     """The ways in which `scheme` may store a weight with `size` inputs to a channel, the best first."""
     assert scheme.weight is not None
     # Nothing can make up for what a table loses: it uses all bits that it takes.
-    bits = scheme.bits if place.rounds is not None else 0
+    bits = 0 if place.table else scheme.bits
     kinds = (True, False) if scheme.dynamic else (False, True)
     for block in dict.fromkeys((scheme.block, 0)):
-        if block and (size % block or (place.position == 1 and place.rounds == "samples")):
+        if block and (size % block or not place.blocks):
             continue
         for rounds in kinds:
             if not (rounds and place.rounds is None):
@@ -116,11 +122,13 @@ class StoreWeights:
             g.remove_dead(graph)
         known = model.meta.setdefault(META, {"left": {}, "requantized": []})
         known["left"] = {**known["left"], **store.left}
-        if not store.count and not self.only_rules:
-            why = next(iter(dict.fromkeys(store.left.values())), None)
+        if not store.count:
+            what = (
+                "rules of the recipe that store weights change" if self.only_rules else "scheme '{}' stores"
+            )
             raise UnsupportedError(
-                f"scheme '{self.scheme.name}' stores no weight of this model: "
-                f"{why or f'it has none with {SMALLEST} elements or more'}",
+                f"{what.format(self.scheme.name)} no weight of this model: "
+                f"{next(iter(store.left.values()), None) or passed_over(model)}",
                 hint="export it without --quantize, or choose another scheme",
                 nodes=[source_name(n) for n in store.left][:10],
             )
@@ -134,26 +142,49 @@ class StoreWeights:
         return WEIGHTS.get(name) if name != FLOAT32 else None
 
 
+def place_of(node: ir.Node) -> Place | None:
+    """Where `node` reads its weight, were it a constant; None for operators that have none."""
+    place = PLACES.get((node.domain, node.op_type))
+    if place is None or len(node.inputs) <= place.position:
+        return None
+    if node.op_type == "MatMul":
+        if g.is_constant(node.inputs[0]) and not g.is_constant(node.inputs[1]):
+            return LEFT
+        return place if g.rank(node.inputs[1]) == 2 else STACKED
+    return place
+
+
+def unstored(node: ir.Node, place: Place) -> str | None:
+    """Why the weight of `node` cannot be stored as codes, whatever the target takes; None where it can."""
+    value = node.inputs[place.position]
+    if value is None or not g.is_constant(value):
+        stored = g.producer(value, "DequantizeLinear")
+        return "are stored as codes already" if stored is not None else "are computed"
+    shape = g.static_dims(value)
+    if value.dtype != ir.DataType.FLOAT:
+        return "are no real numbers" if value.dtype is None else f"have the type {value.dtype.name}"
+    if shape is None or len(shape) < 2:
+        return "are no matrices"
+    if int(np.prod(shape)) < SMALLEST:
+        return f"have fewer than {SMALLEST} elements"
+    if place.table and int(g.attribute(node, "axis", 0)) % len(shape) != 0:
+        return "are looked up along another axis than the first"
+    return None
+
+
 def readers(model: ir.Model) -> list[tuple[ir.Node, Place]]:
     """Every node that reads a weight that may be stored, in order, those in subgraphs too."""
-    found = []
-    for graph in g.graphs(model):
-        for node in graph:
-            place = PLACES.get((node.domain, node.op_type))
-            value = (
-                None if place is None or len(node.inputs) <= place.position else node.inputs[place.position]
-            )
-            if place is None or value is None or not g.is_constant(value) or value.dtype != ir.DataType.FLOAT:
-                continue
-            shape = g.static_dims(value)
-            if shape is None or len(shape) < 2 or int(np.prod(shape)) < SMALLEST:
-                continue
-            if node.op_type == "MatMul" and len(shape) != 2:
-                continue
-            if node.op_type == "Gather" and int(g.attribute(node, "axis", 0)) % len(shape) != 0:
-                continue
-            found.append((node, place))
-    return found
+    nodes = ((n, place_of(n)) for graph in g.graphs(model) for n in graph)
+    return [(n, place) for n, place in nodes if place is not None and unstored(n, place) is None]
+
+
+def passed_over(model: ir.Model) -> str:
+    """Why a model has no reader of a weight, in words."""
+    nodes = ((n, place_of(n)) for graph in g.graphs(model) for n in graph)
+    reasons = Counter(why for n, place in nodes if place is not None and (why := unstored(n, place)))
+    if not reasons:
+        return "it has no product and no table"
+    return "of its products and tables " + ", ".join(f"{count} {why}" for why, count in reasons.most_common())
 
 
 @dataclass
@@ -241,7 +272,7 @@ class Store:
     def _dequantized(self, node: ir.Node, place: Place, weight: ir.Value, form: Form) -> ir.Value:
         graph = node.graph
         assert isinstance(graph, ir.Graph)
-        key = (weight, form.grid, graph)
+        key = (weight, place.axis, form.grid, graph)
         if key in self._real:
             return self._real[key]
         stored, scale, zero = self._stored(weight, place.axis, form.grid)

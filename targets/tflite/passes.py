@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from tapeout.compiler.errors import UsageError
 from tapeout.compiler.narrowing import OPTION, patterns
-from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import STATIC, WEIGHTS
+from tapeout.compiler.schemes import FLOAT32
 from tapeout.compiler.states import OPTION as STATE
 from tapeout.compiler.states import CheckStates
-from tapeout.compiler.target import Request
-from tapeout.passes.canonicalize import CANONICALIZE
-from tapeout.passes.decompose import ELU_OF_ONE, Decompose
+from tapeout.passes.decompose import ELU_OF_ONE
 from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.decompose.unrolling import Unroll
-from tapeout.passes.fusion import FUSION
-from tapeout.passes.layout import ChannelsLast
 from tapeout.passes.quantization.arriving import ARRIVING
+from tapeout.sdk import (
+    CANONICALIZE,
+    FUSION,
+    STATIC,
+    WEIGHTS,
+    ChannelsLast,
+    Decompose,
+    Pass,
+    Recipe,
+    Request,
+    Scheme,
+    UsageError,
+)
 from tapeout.targets.tflite.legalize.depth import OverDepth
 from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
 from tapeout.targets.tflite.legalize.fusible import FusibleActivations
@@ -59,7 +65,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
         ELU_OF_ONE,
         *CANONICALIZE,
         *plain,
-        *((OverDepth,) if request.scheme in STATIC else ()),
+        *((OverDepth,) if static(request) else ()),
         *LEGALIZE,
         *measured,
         ChannelsLast(),
@@ -70,9 +76,16 @@ def passes(request: Request) -> tuple[Pass, ...]:
     )
 
 
+def static(request: Request) -> Scheme | None:
+    """The scheme that puts activations into integers: the request's, or that of a rule beside stored weights."""
+    if request.scheme in WEIGHTS and request.recipe is not None:
+        return next((STATIC[r.scheme] for r in reversed(request.recipe.rules) if r.scheme in STATIC), None)
+    return STATIC.get(request.scheme)
+
+
 def calibration(request: Request) -> tuple[Pass, ...]:
     """The measurement of the float graph, where there is data."""
-    if request.calibration is None or request.scheme in WEIGHTS:
+    if request.calibration is None or static(request) is None:
         return ()
     from tapeout.compiler.calibration.step import Calibrate
 
@@ -80,36 +93,45 @@ def calibration(request: Request) -> tuple[Pass, ...]:
 
 
 def quantization(request: Request) -> tuple[Pass, ...]:
-    """What makes integers of the float graph, for a static scheme, or stores its weights as codes."""
-    if request.scheme in WEIGHTS:
-        return weights(request)
-    if request.scheme not in STATIC:
+    """What makes integers of the float graph, by a static scheme, and stores weights as codes of what it leaves."""
+    return (*integers(request), *weights(request))
+
+
+def integers(request: Request) -> tuple[Pass, ...]:
+    """What quantizes activations: those that rules say alone, where the scheme is one for weights."""
+    scheme = static(request)
+    if scheme is None:
         return ()
-    from tapeout.passes.quantization import Quantize
     from tapeout.passes.quantization.refined import OPTION as REFINE
     from tapeout.passes.quantization.refined import refined
+    from tapeout.sdk import Quantize
     from tapeout.targets.tflite import declaration
 
-    calibration = request.calibration
+    calibration, recipe = request.calibration, request.recipe or Recipe()
     quantize = Quantize(
-        STATIC[request.scheme],
+        scheme,
         declaration(request.device),
         None if calibration is None else lambda: calibration.collected,
-        request.recipe or Recipe(),
+        recipe if scheme.name == request.scheme else recipe.otherwise(FLOAT32),
         request.dtypes,
     )
-    integers = bool(request.dtypes) or request.device not in ("cpu", "gpu", "micro")
-    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), integers),)
+    whole = bool(request.dtypes) or request.device not in ("cpu", "gpu", "micro")
+    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
 
 
 def weights(request: Request) -> tuple[Pass, ...]:
-    """What stores weights as codes, for a scheme that does so: by GPTQ where there is data."""
+    """What stores weights as codes, for a scheme or rules that do so: by GPTQ where there is data."""
     from tapeout.passes.quantization.weights import StoreWeights
     from tapeout.targets.tflite import declaration
 
-    rows = declaration(request.device)
-    store = StoreWeights(WEIGHTS[request.scheme], rows, request.recipe or Recipe())
-    if request.calibration is None:
+    recipe, rows = request.recipe or Recipe(), declaration(request.device)
+    if request.scheme in WEIGHTS:
+        store = StoreWeights(WEIGHTS[request.scheme], rows, recipe)
+    elif request.scheme in STATIC and recipe.states(WEIGHTS):
+        store = StoreWeights(STATIC[request.scheme], rows, recipe, only_rules=True)
+    else:
+        return ()
+    if request.calibration is None or not request.calibration.has_samples:
         return (store,)
     from tapeout.passes.quantization.weight_gptq import FitWeights
 

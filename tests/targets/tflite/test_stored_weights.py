@@ -138,6 +138,45 @@ def test_odd_rows_of_a_table_are_not_looked_up_in_four_bits() -> None:
     agree(model, {"ids": np.array([0, 89, 3, 3, 41, 7, -1])})
 
 
-def test_a_model_without_weights_is_an_error() -> None:
-    with pytest.raises(UnsupportedError, match="stores no weight"):
-        road.legalized("g (float[2,4] x) => (float[2,4] y) { y = Relu(x) }", "w8")
+def product(x: list[int], weight: tuple[int, ...], *, left: bool = False, dtype: str = "float32") -> ir.Model:
+    """A lone MatMul of `x` and a constant."""
+    array = np.random.default_rng(0).standard_normal(weight).astype(dtype)
+    node = helper.make_node("MatMul", ["w", "x"] if left else ["x", "w"], ["y"])
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    values = [
+        helper.make_tensor_value_info("x", kind, x),
+        helper.make_tensor_value_info("y", kind, None),
+    ]
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [numpy_helper.from_array(array, "w")])
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+
+
+@pytest.mark.parametrize("scheme", ["w4g32", "w3"])
+@pytest.mark.parametrize(
+    ("x", "weight", "left"),
+    [([3, 640], (640, 128), False), ([640, 3], (128, 640), True), ([2, 3, 64], (2, 64, 32), False)],
+)
+def test_products_are_stored_wherever_the_constant_stands(
+    scheme: str, x: list[int], weight: tuple[int, ...], left: bool
+) -> None:
+    model = product(x, weight, left=left)
+    pipeline.run(model, TARGET.passes(Request(scheme)))
+    size = len(road.emitted(model))
+    assert size < 0.2 * 4 * np.prod(weight) + 3000
+    agree(model, {"x": np.random.default_rng(1).standard_normal(x).astype(np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("g (float[2,4] x) => (float[2,4] y) { y = Relu(x) }", "no product and no table"),
+        ("g (float[2,4] x, float[4,9] w) => (float[2,9] y) { y = MatMul(x, w) }", "1 are computed"),
+        (
+            "g (float[2,4] x) => (float[2,2] y) <float[4,2] w = {1,2,3,4,5,6,7,8}> { y = MatMul(x, w) }",
+            "fewer",
+        ),
+    ],
+)
+def test_a_scheme_that_stores_nothing_is_an_error_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"stores no weight.*{reason}"):
+        road.legalized(text, "w8")
