@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from tapeout.compiler.errors import InternalError, TapeoutError
+from tapeout.compiler.errors import InternalError, TapeoutError, VendorToolError
 from tapeout.compiler.ir import check
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.rewriting import Changes, Declined
@@ -81,7 +81,7 @@ def run(model: ir.Model, passes: Sequence[Pass], observer: Observer | None = Non
             ) from error
         history.steps.append(Step(name, changes.count, time.perf_counter() - start, changes.declined))
         if changes.count:
-            _verify(model, frozen, name, history)
+            _verify(model, frozen, name, history, getattr(step, "owner", None))
             frozen |= check.digests(model)
         _hold(step, "ensures", model, name, history)
         if observer is not None:
@@ -89,8 +89,19 @@ def run(model: ir.Model, passes: Sequence[Pass], observer: Observer | None = Non
     return history
 
 
-def _verify(model: ir.Model, frozen: dict[ir.OperatorIdentifier, str], name: str, history: History) -> None:
+def _verify(
+    model: ir.Model,
+    frozen: dict[ir.OperatorIdentifier, str],
+    name: str,
+    history: History,
+    owner: str | None = None,
+) -> None:
     found = check.faults(model, frozen)
+    if found and owner is not None:
+        raise VendorToolError(
+            f"{owner}: the graph is not valid after its pass '{name}' (before it ran {_list(history)}): "
+            + "; ".join(found)
+        )
     if found:
         raise InternalError(
             f"the graph is not valid after '{name}' (before it ran {_list(history)}): " + "; ".join(found),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
 
-from tapeout.compiler.errors import UsageError, VendorToolError
+from tapeout.compiler.containment import SHORT, contained, guarded
+from tapeout.compiler.errors import TapeoutError, UsageError, VendorToolError
 from tapeout.compiler.pipeline import Pass
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tapeout.compiler.recipe import Recipe
 
 GROUP = "tapeout.targets"
+OURS = "tapeout"  # the package of the built-in targets
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Finished:
     facts: Mapping[str, Any]
     hosted: Sequence[str]
     summary: str
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A change that may make a refused node one that the target takes: `words` say it as advice ("write Foo as
+    Bar"), `passes` make it in the source graph."""
+
+    words: str
+    passes: tuple[Pass, ...]
 
 
 class Runner(Protocol):
@@ -81,6 +92,7 @@ class Target:
     extends: str | None = None  # the target whose devices this one adds
     finish: Callable[[Path, ir.Model, Request], Finished] | None = None  # a vendor's compiler behind emission
     integer_borders: bool = False  # real inputs and outputs are integers unless the user says otherwise
+    fixes: tuple[Fix, ...] = ()  # what `explain --try-fixes` tries besides our own
     parts: tuple[str, ...] = ()  # suffixes of the files beside the artifact: `x.bin` of `x.xml`
 
 
@@ -92,30 +104,79 @@ def write(target: Target, model: ir.Model, path: Path, request: Request) -> None
 
 
 def targets() -> dict[str, importlib.metadata.EntryPoint]:
-    """All installed targets by name, none loaded yet."""
-    return {e.name: e for e in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name)}
+    """All installed targets by name, none loaded yet. A name that two packages give is ours where one of them is,
+    else the first package's: `target` names both."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, _rank(e))):
+        found.setdefault(entry.name, entry)
+    return found
+
+
+def _rank(entry: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+    return owner(entry) != OURS, owner(entry)
+
+
+def owner(entry: importlib.metadata.EntryPoint) -> str:
+    """The package that an entry point belongs to."""
+    return entry.dist.name if entry.dist is not None else entry.value
+
+
+def loadable() -> tuple[list[Target], list[TapeoutError]]:
+    """Every installed target that loads, by name, and why the others do not: one broken plugin is nobody else's
+    fault."""
+    found, broken = list[Target](), list[TapeoutError]()
+    for name in targets():
+        try:
+            found.append(target(name))
+        except TapeoutError as error:
+            broken.append(error)
+    return found, broken
 
 
 def extensions(name: str) -> list[Target]:
-    """The installed targets that add devices to the target `name`; a broken plugin raises and names itself."""
-    return [found for other in targets() if other != name and (found := target(other)).extends == name]
+    """The installed targets that add devices to the target `name`; those that do not load add none."""
+    return [found for found in loadable()[0] if found.extends == name and found.name != name]
 
 
 def target(name: str) -> Target:
-    """Load the target `name`; a broken plugin raises and names itself."""
+    """Load the target `name`. Raises UsageError where there is none, VendorToolError naming a plugin that is
+    broken; whatever a plugin's target does later is contained."""
     known = targets()
     if name not in known:
         raise UsageError(f"no target '{name}' is installed; found: {', '.join(known) or 'none'}")
     entry = known[name]
-    try:
+    package = owner(entry)
+    who = f"target '{name}' of package '{package}' ({entry.value})"
+    if package == OURS:
         found = entry.load()
-    except Exception as error:
-        owner = entry.dist.name if entry.dist else entry.value
-        raise VendorToolError(
-            f"target '{name}' of package '{owner}' ({entry.value}) does not load: {type(error).__name__}: {error}"
-        ) from error
+    else:
+        others = {owner(e) for e in importlib.metadata.entry_points(group=GROUP) if e.name == name}
+        if len(others) > 1:
+            raise VendorToolError(
+                f"target '{name}' is given by several packages: {', '.join(sorted(others))}",
+                hint="uninstall all but one",
+            )
+        with contained(who, "its import", SHORT):
+            found = entry.load()
     if not isinstance(found, Target):
-        raise VendorToolError(
-            f"target '{name}': {entry.value} is a {type(found).__name__}, expected a Target"
-        )
-    return found
+        raise VendorToolError(f"{who}: it is a {type(found).__name__}, expected a Target")
+    wrong = _wrong(found, name)
+    if wrong:
+        raise VendorToolError(f"{who}: {wrong}")
+    return found if package == OURS else guarded(found, who)
+
+
+def _wrong(found: Target, name: str) -> str | None:
+    """What a Target is that it must not be."""
+    if found.name != name:
+        return f"its name is '{found.name}', its entry point's '{name}'"
+    for field_name in ("schemes", "devices"):
+        value = getattr(found, field_name)
+        if not isinstance(value, tuple) or not value or not all(isinstance(v, str) for v in value):
+            return f"its {field_name} are {value!r}, expected a tuple of names"
+    for field_name in ("declaration", "passes", "emit", "runners"):
+        if not callable(getattr(found, field_name)):
+            return f"its {field_name} is a {type(getattr(found, field_name)).__name__}, expected a function"
+    if not isinstance(found.suffix, str) or not found.suffix.startswith("."):
+        return f"its suffix is {found.suffix!r}, expected one such as '.bin'"
+    return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tapeout.compiler import artifact as files
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.schemes import STATIC
-from tapeout.compiler.target import Request, Target, targets
+from tapeout.compiler.target import Request, Target, loadable
 from tapeout.failures import failures
 from tapeout.road import Model, Prepared, Wish, choose, prepare
 
@@ -149,7 +149,7 @@ def calibrate(
             if isinstance(model, str | os.PathLike) and os.path.realpath(model) == str(place):
                 raise UsageError(f"the output '{output}' is the model itself")
         if target is None:
-            chosen: list[str | Target] = list(targets())
+            chosen: list[str | Target] = list(loadable()[0])
         else:
             chosen = [target] if isinstance(target, str | Target) else list(target)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.pipeline import History, run
-from tapeout.compiler.target import Request, Target, extensions, targets
+from tapeout.compiler.target import Request, Target, loadable
 from tapeout.compiler.target import target as find_target
 
 if TYPE_CHECKING:
@@ -56,10 +56,14 @@ def choose(
     found = find_target(target) if isinstance(target, str) else target
     device = device or found.devices[0]
     if device not in found.devices:
-        others = extensions(found.name)
+        loaded, broken = loadable()
+        others = [t for t in loaded if t.extends == found.name]
         known = [*found.devices, *(d for t in others for d in t.devices)]
         if device not in known:
-            raise UsageError(f"target '{found.name}' has no device '{device}'; it has {', '.join(known)}")
+            raise UsageError(
+                f"target '{found.name}' has no device '{device}'; it has {', '.join(known)}",
+                hint="; ".join(e.message for e in broken) or None,
+            )
         found = next(t for t in others if device in t.devices)
     scheme = scheme or ("float32" if "float32" in found.schemes else found.schemes[0])
     if scheme not in found.schemes:
@@ -74,7 +78,7 @@ def target_of(path: Path) -> Target | None:
     after, since others narrow it."""
     if path.suffix in ("", ".onnx"):
         return None
-    found = [t for t in map(find_target, targets()) if t.suffix == path.suffix and t.extends is None]
+    found = [t for t in loadable()[0] if t.suffix == path.suffix and t.extends is None]
     return next((t for t in found if f".{t.name}" == t.suffix), found[0] if found else None)
 
 

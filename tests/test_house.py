@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("compiler", "passes", "targets", "tapeout")  # from the ground up
+SDK = "tapeout.sdk"  # lies in the face's folder and stands below the targets
 
 
 def modules() -> Iterator[tuple[int, Path]]:
@@ -36,7 +37,14 @@ def floor_of(name: str) -> int | None:
     parts = name.split(".")
     if parts[0] != "tapeout":
         return None
+    if name == SDK or name.startswith(f"{SDK}."):
+        return FLOORS.index("targets")
     return FLOORS.index(parts[1]) if len(parts) > 1 and parts[1] in FLOORS else 3
+
+
+def own_floor(level: int, path: Path) -> int:
+    """The SDK's own imports are those of something just above the passes."""
+    return FLOORS.index("passes") if path == ROOT / "tapeout" / "sdk.py" else level
 
 
 def test_imports_go_down_only() -> None:
@@ -44,7 +52,7 @@ def test_imports_go_down_only() -> None:
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for level, path in modules()
         for name, line in imports(path)
-        if (floor := floor_of(name)) is not None and floor > level
+        if (floor := floor_of(name)) is not None and floor > own_floor(level, path)
     ]
     assert wrong == []
 
@@ -60,6 +68,33 @@ def test_targets_do_not_import_each_other() -> None:
             if other[:2] == ["tapeout", "targets"] and len(other) > 2 and other[2] != parts[1]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert wrong == []
+
+
+def test_targets_take_from_the_sdk_what_it_offers() -> None:
+    """Built-in targets live on what plugins get; what they take from the floors below is what it lacks."""
+    import importlib
+
+    from tapeout import sdk
+
+    wrong = []
+    for path in sorted((ROOT / "targets").rglob("*.py")):
+        for name, line in imports(path):
+            module, _, what = name.rpartition(".")
+            if not module.startswith(("tapeout.compiler", "tapeout.passes")) or what not in sdk.__all__:
+                continue
+            if getattr(importlib.import_module(module), what, None) is getattr(sdk, what):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {what} is offered by {SDK}")
+    assert wrong == []
+
+
+def test_a_target_that_extends_another_needs_the_sdk_alone() -> None:
+    below = {
+        name.rpartition(".")[0]
+        for path in (ROOT / "targets" / "ethos_u").rglob("*.py")
+        for name, _ in imports(path)
+        if name.startswith("tapeout.") and not name.startswith((SDK, "tapeout.targets.ethos_u"))
+    }
+    assert below == set()
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import parse
+from tapeout.compiler.declaration import files, parse
 from tapeout.compiler.declaration.match import Violation, distance, merged, sentence, violations
 from tapeout.compiler.declaration.quantizing import Slot, slots, unmet
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance, narrowed
@@ -114,7 +114,7 @@ class Declaration:
     """The rows of one target on one device."""
 
     def __init__(
-        self, source: parse.Source, device: str | None = None, parent: Declaration | None = None
+        self, source: files.Source, device: str | None = None, parent: Declaration | None = None
     ) -> None:
         if device is not None and source.devices and device not in source.devices:
             raise UsageError(
@@ -145,7 +145,7 @@ class Declaration:
         installed targets where it is not given. Raises VendorToolError naming file, row and key for anything
         that is not understood, UsageError for an unknown device.
         """
-        source = parse.read(Path(path), Vocabulary(quantities))
+        source = files.read(Path(path), Vocabulary(quantities))
         if source.extends is not None and parent is None:
             from tapeout.compiler.target import target
 
@@ -175,6 +175,15 @@ class Declaration:
         """Named facts of the device, such as its memory, for passes and reports."""
         return dict(self.source.devices.get(self.device or "", {}).get("facts", {}))
 
+    @property
+    def functions(self) -> Mapping[str, ir.Function]:
+        """The target's own functions by "domain::Name", its parent's among them."""
+        return {**(self.parent.functions if self.parent else {}), **self.source.functions}
+
+    def operators(self) -> frozenset[str]:
+        """The operators that a row here, or of the parent, is for: "Conv", "acme::ConvRelu"."""
+        return frozenset(self.rows) | (self.parent.operators() if self.parent else frozenset())
+
     def lowerings(self) -> set[str]:
         """Every `lower` name that a row gives, this declaration's and its parent's."""
         own = {r.lower for rows in self.rows.values() for r in rows if r.lower}
@@ -183,7 +192,7 @@ class Declaration:
     def common(self, op: str) -> list[Row]:
         """What holds for every row of `op`."""
         if op not in self._shared:
-            self._shared[op] = [row for ops, but, row in self._common if parse.applies(op, ops, but)]
+            self._shared[op] = [row for ops, but, row in self._common if files.applies(op, ops, but)]
         return self._shared[op]
 
     def call(self, node: ir.Node, functions: Functions | None = None) -> Call:
@@ -191,7 +200,7 @@ class Declaration:
         op = self._key(node)
         interface = self._interfaces.get(op)
         if interface is None:
-            function = (functions or {}).get(node.op_identifier())
+            function = (functions or {}).get(node.op_identifier()) or self.functions.get(op)
             if function is not None:
                 interface = function_interface(function)
             elif "::" in op:

@@ -4,24 +4,20 @@ the nearest valid name."""
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from tapeout.compiler.declaration.rows import ANY_PORT, Bound, Limit, PortRule, Row, Tolerance
 from tapeout.compiler.errors import VendorToolError
-from tapeout.compiler.operators import DTYPES, Activation, Interface, onnx_interface, table_interface
+from tapeout.compiler.operators import (
+    DTYPES,
+    Activation,
+    Interface,
+)
 from tapeout.compiler.quantities import Vocabulary
 
-API = 1
 ROLES = ("act", "weight", "bias", "const")
 LAYOUTS = ("NCHW", "NHWC")
-FILE_KEYS = ("api", "name", "note", "extends", "include", "operators", "device", "common", "op")
-INCLUDED_KEYS = ("common", "op")
-DEVICE_KEYS = ("note", "label", "facts")
 ROW_KEYS = (
     "lower", "ports", "types", "rank", "quantity", "same_scale", "fuses", "layout", "bound", "fix", "note", "devices",
 )  # fmt: skip
@@ -29,20 +25,6 @@ COMMON_KEYS = ("ops", "except", "ports", "types", "rank", "quantity", "same_scal
 PORT_KEYS = ("role", "dtype", "axis", "per_tensor", "symmetric", "scale", "zp", "rank", "optional", "fix")
 ACTIVATIONS = ("Relu", "Clip")
 BOUND_KEYS = ("min", "max", "in", "not_in", "multiple_of", "equal", "unknown", "fix")
-
-
-@dataclass
-class Source:
-    """What the files of one target state, before a device is chosen."""
-
-    name: str
-    path: Path
-    note: str | None = None
-    extends: str | None = None
-    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
-    interfaces: dict[str, Interface] = field(default_factory=dict)
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    common: list[tuple[tuple[str, ...], tuple[str, ...], Row]] = field(default_factory=list)
 
 
 def fault(where: str, message: str, hint: str | None = None) -> VendorToolError:
@@ -58,9 +40,9 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return f"valid: {', '.join(names)}" if 0 < len(names) <= 20 else None
 
 
-def _only(table: Any, keys: Iterable[str], where: str) -> Mapping[str, Any]:
+def only(table: Any, keys: Iterable[str], where: str) -> Mapping[str, Any]:
     if not isinstance(table, dict):
-        raise fault(where, f"expected a table, found {_kind(table)}")
+        raise fault(where, f"expected a table, found {kind(table)}")
     keys = tuple(keys)
     for key in table:
         if key not in keys:
@@ -68,7 +50,7 @@ def _only(table: Any, keys: Iterable[str], where: str) -> Mapping[str, Any]:
     return table
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     return {
         bool: "a boolean",
         int: "an integer",
@@ -79,27 +61,27 @@ def _kind(value: Any) -> str:
     }.get(type(value), type(value).__name__)
 
 
-def _text(value: Any, where: str) -> str:
+def text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise fault(where, f"expected a string, found {_kind(value)}")
+        raise fault(where, f"expected a string, found {kind(value)}")
     return value
 
 
-def _optional_text(table: Mapping[str, Any], key: str, where: str) -> str | None:
-    return _text(table[key], f"{where}, {key}") if key in table else None
+def optional_text(table: Mapping[str, Any], key: str, where: str) -> str | None:
+    return text(table[key], f"{where}, {key}") if key in table else None
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
+def texts(value: Any, where: str) -> tuple[str, ...]:
     """A string or a list of strings."""
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, list):
-        raise fault(where, f"expected a string or a list of strings, found {_kind(value)}")
-    return tuple(_text(v, where) for v in value)
+        raise fault(where, f"expected a string or a list of strings, found {kind(value)}")
+    return tuple(text(v, where) for v in value)
 
 
 def _dtypes(value: Any, where: str) -> tuple[str, ...]:
-    names = _texts(value, where)
+    names = texts(value, where)
     for name in names:
         inner = name
         while inner.endswith(")") and inner.startswith(("seq(", "optional(")):
@@ -125,10 +107,10 @@ def _bound(value: Any, where: str) -> Bound:
             raise fault(
                 where, f"unknown bound '{key}'", f'a name with dots is quoted: quantity."{name}.{key}"'
             )
-    _only(table, BOUND_KEYS, where)
+    only(table, BOUND_KEYS, where)
     for key in ("min", "max"):
         if key in table and (isinstance(table[key], bool) or not isinstance(table[key], int | float)):
-            raise fault(where, f"'{key}' expects a number, found {_kind(table[key])}")
+            raise fault(where, f"'{key}' expects a number, found {kind(table[key])}")
     multiple = table.get("multiple_of")
     if multiple is not None and (
         isinstance(multiple, bool) or not isinstance(multiple, int) or multiple <= 0
@@ -149,7 +131,7 @@ def _bound(value: Any, where: str) -> Bound:
         multiple_of=multiple,
         equal=_plain(table.get("equal")),
         unknown_ok=table.get("unknown") == "ok",
-        fix=_optional_text(table, "fix", where),
+        fix=optional_text(table, "fix", where),
     )
 
 
@@ -159,8 +141,8 @@ def _known_port(name: str, interface: Interface | None, where: str) -> None:
 
 
 def _port(value: Any, interface: Interface | None, where: str) -> PortRule:
-    table = _only(value, PORT_KEYS, where)
-    role = _optional_text(table, "role", where)
+    table = only(value, PORT_KEYS, where)
+    role = optional_text(table, "role", where)
     if role is not None and role not in ROLES:
         raise fault(where, f"unknown role '{role}'", nearest(role, ROLES))
     for key, kind in (
@@ -190,14 +172,14 @@ def _port(value: Any, interface: Interface | None, where: str) -> PortRule:
         zp=table.get("zp"),
         rank=_bound(table["rank"], f"{where}, rank") if "rank" in table else None,
         optional=table.get("optional"),
-        fix=_optional_text(table, "fix", where),
+        fix=optional_text(table, "fix", where),
     )
 
 
 def _tolerance(value: Any, where: str) -> Tolerance:
     if isinstance(value, int) and not isinstance(value, bool):
         value = {"quanta": value}
-    table = _only(value, ("quanta", "rate"), where)
+    table = only(value, ("quanta", "rate"), where)
     quanta, rate = table.get("quanta", 1), table.get("rate", 1.0)
     if isinstance(quanta, bool) or not isinstance(quanta, int) or quanta < 0:
         raise fault(where, "'quanta' expects an integer, 0 or more")
@@ -231,12 +213,12 @@ def make_row(
 ) -> Row:
     """One checked row; `interface` is None where the operator is known only to the models that bring it."""
     where = f"{file}: op.{op}, row {index}" if index else f"{file}: common"
-    _only(table, keys, where)
+    only(table, keys, where)
 
     def tables(key: str) -> Mapping[str, Any]:
         found = table.get(key, {})
         if not isinstance(found, dict):
-            raise fault(f"{where}, {key}", f"expected a table, found {_kind(found)}")
+            raise fault(f"{where}, {key}", f"expected a table, found {kind(found)}")
         return found
 
     ports = {}
@@ -268,148 +250,20 @@ def make_row(
                 hint = f'a name with dots is quoted: quantity."{name}.{next(iter(value))}"'
             raise fault(f"{where}, quantity", f"unknown quantity '{name}' of {op}", hint)
         limits.append(Limit(name, resolved[0], resolved[1], _bound(value, f"{where}, quantity, {name}")))
-    same_scale = _texts(table.get("same_scale", []), f"{where}, same_scale")
+    same_scale = texts(table.get("same_scale", []), f"{where}, same_scale")
     for name in same_scale:
         _known_port(name, interface, f"{where}, same_scale")
-    fuses = tuple(
-        _activation(a, f"{where}, fuses") for a in _texts(table.get("fuses", []), f"{where}, fuses")
-    )
-    layout = _optional_text(table, "layout", where)
+    fuses = tuple(_activation(a, f"{where}, fuses") for a in texts(table.get("fuses", []), f"{where}, fuses"))
+    layout = optional_text(table, "layout", where)
     if layout is not None and layout not in LAYOUTS:
         raise fault(where, f"unknown layout '{layout}'", nearest(layout, LAYOUTS))
-    mine = _texts(table.get("devices", []), f"{where}, devices")
+    mine = texts(table.get("devices", []), f"{where}, devices")
     for device in mine:
         if device not in devices:
             raise fault(f"{where}, devices", f"unknown device '{device}'", nearest(device, devices))
     return Row(
-        op=op, index=index, file=file, lower=_optional_text(table, "lower", where), ports=ports, types=types,
+        op=op, index=index, file=file, lower=optional_text(table, "lower", where), ports=ports, types=types,
         rank=rank, limits=tuple(limits), same_scale=same_scale, fuses=fuses, layout=layout,
-        bound=_tolerance(table.get("bound", {}), f"{where}, bound"), fix=_optional_text(table, "fix", where),
-        note=_optional_text(table, "note", where), devices=mine,
+        bound=_tolerance(table.get("bound", {}), f"{where}, bound"), fix=optional_text(table, "fix", where),
+        note=optional_text(table, "note", where), devices=mine,
     )  # fmt: skip
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise fault(str(path), f"cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise fault(str(path), f"is not valid TOML: {error}") from error
-
-
-def read(path: Path, vocabulary: Vocabulary) -> Source:
-    """Everything that `path` and what it includes state, checked against the operators' interfaces."""
-    top = read_toml(path)
-    file = path.name
-    _only(top, FILE_KEYS, file)
-    if top.get("api") != API:
-        raise fault(file, f"api is {top.get('api', 'not stated')}, expected {API}")
-    source = Source(_optional_text(top, "name", file) or path.parent.name, path)
-    source.note = _optional_text(top, "note", file)
-    source.extends = _optional_text(top, "extends", file)
-    for name, table in _tables(top.get("device", {}), f"{file}: device").items():
-        source.devices[name] = dict(_only(table, DEVICE_KEYS, f"{file}: device.{name}"))
-    if "operators" in top:
-        other = _inside(path.parent, _text(top["operators"], f"{file}, operators"), file)
-        for name, table in read_toml(other).items():
-            _only(table, ("inputs", "outputs", "attributes"), f"{other.name}: {name}")
-            source.interfaces[name] = table_interface(name, table)
-    files: list[tuple[str, dict[str, Any]]] = [(file, top)]
-    for pattern in _texts(top.get("include", []), f"{file}, include"):
-        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-            raise fault(f"{file}, include", f"'{pattern}' leaves the folder of the declaration")
-        found = sorted(p for p in path.parent.glob(pattern) if p != path)
-        if not found:
-            raise fault(f"{file}, include", f"no file matches '{pattern}'")
-        for each in found:
-            _inside(path.parent, str(each.relative_to(path.parent)), file)
-            table = read_toml(each)
-            name = each.relative_to(path.parent).as_posix()
-            _only(table, INCLUDED_KEYS, name)
-            files.append((name, table))
-    for name, table in files:
-        _rows(name, table, source, vocabulary)
-    for ops, but, row in source.common:
-        _common(ops, but, row, source, vocabulary)
-    return source
-
-
-def applies(op: str, ops: Iterable[str], but: Iterable[str]) -> bool:
-    """Whether a common row is for an operator: wildcards in both lists."""
-    return any(fnmatchcase(op, p) for p in ops) and not any(fnmatchcase(op, p) for p in but)
-
-
-def _common(
-    ops: tuple[str, ...], but: tuple[str, ...], row: Row, source: Source, vocabulary: Vocabulary
-) -> None:
-    """What a common row names must be known to at least one operator that it is for."""
-    where = f"{row.file}: common"
-    for pattern in (*ops, *but):
-        if not any(fnmatchcase(op, pattern) for op in source.rows):
-            raise fault(where, f"no row is for '{pattern}'", nearest(pattern, source.rows))
-    interfaces = [interface_of(op, source, row.file) for op in source.rows if applies(op, ops, but)]
-    if None in interfaces:
-        return
-    ports = {ANY_PORT, *(p for i in interfaces if i for p in i.ports)}
-    for port in (*row.ports, *row.rank, *row.same_scale):
-        if port not in ports:
-            raise fault(where, f"unknown port '{port}'", nearest(port, ports))
-    for limit in row.limits:
-        if not any(vocabulary.resolve(limit.name, i) for i in interfaces):
-            names = {n for i in interfaces for n in vocabulary.names(i)}
-            raise fault(where, f"unknown quantity '{limit.name}'", nearest(limit.name, names))
-
-
-def _tables(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise fault(where, f"expected tables, found {_kind(value)}")
-    return value
-
-
-def _inside(folder: Path, name: str, file: str) -> Path:
-    found = (folder / name).resolve()
-    if not found.is_relative_to(folder.resolve()):
-        raise fault(file, f"'{name}' leaves the folder of the declaration")
-    return found
-
-
-def interface_of(op: str, source: Source, file: str) -> Interface | None:
-    """The interface of a declared operator; None for a function, which models bring."""
-    if op in source.interfaces:
-        return source.interfaces[op]
-    if "::" in op:
-        return None
-    found = onnx_interface(op) if not source.interfaces else None
-    if found is None:
-        known = source.interfaces or _onnx_names()
-        raise fault(f"{file}: op.{op}", f"unknown operator '{op}'", nearest(op, known))
-    return found
-
-
-def _onnx_names() -> set[str]:
-    import onnx
-
-    return {s.name for s in onnx.defs.get_all_schemas() if s.domain == ""}
-
-
-def _rows(file: str, table: Mapping[str, Any], source: Source, vocabulary: Vocabulary) -> None:
-    for op, rows in _tables(table.get("op", {}), f"{file}: op").items():
-        if not isinstance(rows, list):
-            raise fault(
-                f"{file}: op.{op}", f"expected rows, found {_kind(rows)}", f"a row begins with [[op.{op}]]"
-            )
-        interface = interface_of(op, source, file)
-        mine = source.rows.setdefault(op, [])
-        for row in rows:
-            mine.append(
-                make_row(row, ROW_KEYS, op, len(mine) + 1, file, interface, vocabulary, source.devices)
-            )
-    common = table.get("common", [])
-    if not isinstance(common, list):
-        raise fault(f"{file}: common", f"expected a list of tables, found {_kind(common)}")
-    for each in common:
-        row = make_row(each, COMMON_KEYS, "*", 0, file, None, vocabulary, source.devices)
-        source.common.append(
-            (_texts(each.get("ops", ["*"]), file), _texts(each.get("except", []), file), row)
-        )

@@ -14,21 +14,33 @@ import onnx_ir as ir
 DOMAIN = "tapeout"
 OPSET = 25
 
+_HEAD = f'<ir_version: 10, opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>\nagraph () => () {{}}\n'
+
 # Every function that a pass has declared or a model has brought, for shape inference, which sees nodes only.
 DECLARED: dict[ir.OperatorIdentifier, ir.Function] = {}
 
 
 @functools.cache
 def _parsed(text: str) -> ir.Function:
-    source = f'<ir_version: 10, opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>\nagraph () => () {{}}\n{text}'
-    model = ir.from_onnx_text(source)
-    (function,) = model.functions.values()
+    (function,) = ir.from_onnx_text(_HEAD + text).functions.values()
     return function
 
 
 def declare(model: ir.Model, text: str) -> ir.Function:
     """Add the function written in `text` (ONNX's text syntax, from `<domain: ...>` to `}`) to `model`, once."""
-    function = _parsed(text)
+    return add(model, _parsed(text))
+
+
+def parsed(text: str) -> list[ir.Function]:
+    """Every function written in `text`. Raises ValueError where that is not ONNX's text syntax."""
+    try:
+        return list(ir.from_onnx_text(_HEAD + text).functions.values())
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+
+def add(model: ir.Model, function: ir.Function) -> ir.Function:
+    """Add `function` to `model`, once; the one that the model then has."""
     DECLARED.setdefault(function.identifier(), function)
     known = model.functions.get(function.identifier())
     if known is None:

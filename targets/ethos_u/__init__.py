@@ -3,19 +3,14 @@ by it. The first target that extends another."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import Declaration
-from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.target import Finished, Request, Runner, Target, target
+from tapeout.sdk import Finished, Quantity, Request, Runner, declarations, extension, target
 
-HERE = Path(__file__).parent
 PARENT = "tflite"
 DEVICES = (
     "ethos-u55-128", "ethos-u55-32", "ethos-u55-64", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512",
@@ -23,36 +18,10 @@ DEVICES = (
 )  # fmt: skip
 
 
-@functools.cache
-def declaration(device: str) -> Declaration:
-    """What the NPU takes of what TFLite takes."""
+def _quantities() -> Sequence[Quantity]:
     from tapeout.targets.ethos_u.quantities import QUANTITIES
 
-    return Declaration.load(HERE / "target.toml", device=device, quantities=QUANTITIES)
-
-
-def plain(request: Request) -> Request:
-    """The request as TFLite gets it."""
-    return replace(request, device=target(PARENT).devices[0])
-
-
-def _passes(request: Request) -> tuple[Pass, ...]:
-    """TFLite's own; its quantizer asks the NPU's rows first, and the host's where the NPU takes nothing."""
-    rows = declaration(request.device).with_host()
-    return tuple(_narrowed(step, rows) for step in target(PARENT).passes(plain(request)))
-
-
-def _narrowed(step: Pass, rows: Declaration) -> Pass:
-    from tapeout.passes.quantization import Quantize
-
-    if isinstance(step, Quantize):
-        return replace(step, declaration=rows)
-    inner = getattr(step, "quantize", None)  # what refines the quantization holds it
-    return replace(step, quantize=_narrowed(inner, rows)) if isinstance(inner, Quantize) else step  # type: ignore[type-var]
-
-
-def _emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
-    target(PARENT).emit(model, sink, plain(request))
+    return QUANTITIES
 
 
 def _runners(artifact: Path, request: Request) -> Sequence[Runner]:
@@ -61,7 +30,8 @@ def _runners(artifact: Path, request: Request) -> Sequence[Runner]:
 
     if COMMANDS in artifact.read_bytes():
         return ()
-    return target(PARENT).runners(artifact, plain(request))
+    host = target(PARENT)
+    return host.runners(artifact, replace(request, device=host.devices[0]))
 
 
 def _finish(artifact: Path, model: ir.Model, request: Request) -> Finished:
@@ -70,16 +40,16 @@ def _finish(artifact: Path, model: ir.Model, request: Request) -> Finished:
     return finish(artifact, model, request)
 
 
-TARGET = Target(
+declaration = declarations(Path(__file__).with_name("target.toml"), _quantities)
+
+TARGET = extension(
+    PARENT,
     name="ethos-u",
     suffix=".tflite",
     schemes=("int8", "int16x8"),
     devices=DEVICES,
     declaration=declaration,
-    passes=_passes,
-    emit=_emit,
-    runners=_runners,
-    extends=PARENT,
     finish=_finish,
+    runners=_runners,
     integer_borders=True,
 )

@@ -20,9 +20,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import source_name
-from tapeout.compiler.errors import UsageError, VendorToolError
-from tapeout.compiler.target import Finished, Request
+from tapeout.sdk import Finished, Request, UsageError, VendorToolError, source_name
 
 COMMANDS = b"ethos-u\0"  # the name of the operator that holds the NPU's commands
 SECONDS = 1800

@@ -9,10 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.operators import Call
-from tapeout.compiler.quantities import Quantity, quantity
-from tapeout.compiler.quantities.general import axes
+from tapeout.sdk import Call, Quantity, axes, quantity
+from tapeout.sdk import graph as g
 
 QUANTITIES: list[Quantity] = []
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")

@@ -9,9 +9,7 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import Declaration
-from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.target import Request, Runner, Target
+from tapeout.sdk import Declaration, Pass, Request, Runner, Target
 
 HERE = Path(__file__).parent
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.target import Request
-from tapeout.passes.canonicalize import CANONICALIZE
-from tapeout.passes.decompose import Decompose
-from tapeout.passes.fusion import FUSION
+from tapeout.sdk import CANONICALIZE, FUSION, Decompose, Pass, Request
 
 
 def passes(request: Request) -> tuple[Pass, ...]:

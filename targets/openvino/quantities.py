@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tapeout.compiler.quantities import Quantity
+from tapeout.sdk import Quantity
 
 QUANTITIES: list[Quantity] = []

@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 from typing import Any
 
-from tapeout.compiler.errors import VendorToolError
+from tapeout.sdk import VendorToolError
 
 
 def openvino() -> Any:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import Declaration
-from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.target import Request, Runner, Target
-
-HERE = Path(__file__).parent
+from tapeout.sdk import Pass, Quantity, Request, Runner, Target, declarations
 
 
-@functools.cache
-def declaration(device: str) -> Declaration:
-    """The rows that hold on `device`."""
+def _quantities() -> Sequence[Quantity]:
     from tapeout.targets.tflite.quantities import QUANTITIES
 
-    return Declaration.load(HERE / "target.toml", device=device, quantities=QUANTITIES)
+    return QUANTITIES
+
+
+declaration = declarations(Path(__file__).with_name("target.toml"), _quantities)  # the rows of a device
 
 
 def _passes(request: Request) -> tuple[Pass, ...]:

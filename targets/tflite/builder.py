@@ -10,9 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.errors import InternalError, TapeoutError
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.operators import Activation, Storage, fused_activation, storage
+from tapeout.sdk import Activation, InternalError, Storage, TapeoutError, fused_activation, storage
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite import writer
 from tapeout.targets.tflite.clusters import (
     Cluster,

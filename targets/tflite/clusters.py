@@ -10,10 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.declaration import Row
 from tapeout.compiler.declaration.rows import ANY_PORT
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.operators import Activation, Call, Storage, fused_activation, storage
+from tapeout.sdk import Activation, Call, Row, Storage, fused_activation, storage
+from tapeout.sdk import graph as g
 
 Array = np.ndarray[Any, Any]
 Lowering = Callable[..., None]

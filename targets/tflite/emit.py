@@ -8,10 +8,8 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import Declaration, Refusal
-from tapeout.compiler.errors import UnsupportedError
 from tapeout.compiler.states import states
-from tapeout.compiler.target import Request
+from tapeout.sdk import Declaration, Refusal, Request, UnsupportedError
 from tapeout.targets.tflite import writer
 from tapeout.targets.tflite.builder import Builder
 from tapeout.targets.tflite.clusters import Cluster, cluster

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tapeout.compiler.errors import InvalidModelError
+from tapeout.sdk import InvalidModelError
 
 
 def inspect(artifact: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.ir import graph as g
+from tapeout.sdk import graph as g
 
 NONE = s.ActivationFunctionType.NONE
 _CLIPS = {

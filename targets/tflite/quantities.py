@@ -6,11 +6,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.functions import DOMAIN
-from tapeout.compiler.operators import Call
-from tapeout.compiler.quantities import Quantity, quantity
 from tapeout.passes.quantization.dynamic import rounded
+from tapeout.sdk import DOMAIN, Call, Quantity, quantity
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite.legalize import resizing
 from tapeout.targets.tflite.legalize.transposed import same_pads
 from tapeout.targets.tflite.nodes import captures

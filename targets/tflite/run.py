@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.compiler.errors import InternalError, InvalidModelError, TapeoutError, UsageError
-from tapeout.compiler.foreign import Port
 from tapeout.compiler.memory import LARGE
-from tapeout.compiler.target import Request
+from tapeout.sdk import InternalError, InvalidModelError, Port, Request, TapeoutError, UsageError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -126,8 +126,14 @@ def test_what_is_not_understood_is_an_error(tmp_path: Path, text: str, says: str
 def test_the_api_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "target.toml"
     path.write_text('name = "t"')
-    with pytest.raises(VendorToolError, match="api is not stated, expected 1"):
+    with pytest.raises(VendorToolError, match="states no api"):
         Declaration.load(path)
+    path.write_text('api = 2\nname = "t"\nnews = true')  # what version 2 has added is no misspelt key
+    with pytest.raises(
+        VendorToolError, match="version 2 of the plugin interface, this tapeout has version 1"
+    ) as e:
+        Declaration.load(path)
+    assert e.value.hint == "install a newer tapeout" and "target.toml" in e.value.message
     with pytest.raises(VendorToolError, match="cannot be read"):
         Declaration.load(tmp_path / "missing.toml")
 

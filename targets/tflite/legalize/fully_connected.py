@@ -21,8 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.ir import functions
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.rewriting import Builder, Changes, NodeRule, Rewrite
+from tapeout.sdk import Builder, Changes, NodeRule, Rewrite
+from tapeout.sdk import graph as g
 
 Array = np.ndarray[Any, Any]
 

@@ -11,9 +11,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.functions import DOMAIN
-from tapeout.compiler.rewriting import Builder, NodeRule, Rewrite
+from tapeout.sdk import DOMAIN, Builder, NodeRule, Rewrite
+from tapeout.sdk import graph as g
 
 _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
 _FUSING = ("ConvNHWC", "ConvNDHWC", "ConvTransposeNHWC", "FullyConnected", "MaxPoolNHWC", "AveragePoolNHWC")

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.rewriting import Builder, NodeRule, Rewrite
+from tapeout.sdk import Builder, NodeRule, Rewrite
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite.legalize.windows import Window, attributes, pad, results, window
 
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt")

@@ -7,23 +7,21 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tapeout.compiler.declaration import Declaration, Row
-from tapeout.compiler.pipeline import Pass
-from tapeout.compiler.rewriting import Rewrite, Rule
 from tapeout.passes.decompose.arithmetic import ARITHMETIC
 from tapeout.passes.decompose.indexing import INDEXING
-from tapeout.passes.decompose.precision import HALF_IN_SINGLE, NARROW_INTEGERS
+from tapeout.passes.decompose.precision import HALF_IN_SINGLE, MOVED, NARROW_INTEGERS
 from tapeout.passes.decompose.quantized import QUANTIZED
 from tapeout.passes.decompose.reductions import REDUCTIONS
 from tapeout.passes.decompose.shaping import SHAPING
+from tapeout.sdk import Declaration, Pass, Rewrite, Row, Rule
 
 RULES: tuple[Rule, ...] = (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SHAPING)
 
 PLAIN: tuple[Pass, ...] = (
     Rewrite("quantization as arithmetic", QUANTIZED),
-    Rewrite("kernel types", (HALF_IN_SINGLE, NARROW_INTEGERS)),
+    Rewrite("kernel types", (HALF_IN_SINGLE, NARROW_INTEGERS, *MOVED)),
     Rewrite("plain operators", RULES),
-    Rewrite("kernel types of what was made", (HALF_IN_SINGLE, NARROW_INTEGERS)),
+    Rewrite("kernel types of what was made", (HALF_IN_SINGLE, NARROW_INTEGERS, *MOVED)),
 )
 
 # The operators that these write out better than their definition in the standard does.

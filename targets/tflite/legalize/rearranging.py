@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.rewriting import Builder, NodeRule, Rewrite
+from tapeout.sdk import Builder, NodeRule, Rewrite
+from tapeout.sdk import graph as g
 
 
 class ColumnOrder(NodeRule):

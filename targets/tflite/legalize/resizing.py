@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.rewriting import Builder, NodeRule, Rewrite
 from tapeout.passes.decompose.computed_resizing import Given, given
 from tapeout.passes.decompose.resizing import UNKNOWN, Axis, ResizeByMatMul, axes_of, nearest
+from tapeout.sdk import Builder, NodeRule, Rewrite
+from tapeout.sdk import graph as g
 
 F = np.float32
 

@@ -7,13 +7,14 @@ Pool3d(x[N,C,D,H,W])      -> pool over H and W of x[N,C*D,H,W], then over D of [
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.rewriting import Builder, NodeRule, Rewrite
+from tapeout.sdk import Builder, NodeRule, Rewrite
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite.legalize.windows import attributes
 
 _NEUTRAL = {"strides": 1, "dilations": 1, "kernel_shape": 1, "output_padding": 0}
@@ -62,6 +63,40 @@ def widened(op: Builder, weight: ir.Value) -> ir.Value:
     )
 
 
+Size = int | ir.Value  # a number, or a vector of one that is computed
+
+
+def sizes(op: Builder, x: ir.Value) -> list[Size]:
+    """The sizes of `x`, computed where they are not known."""
+    dims = g.dims(x)
+    assert dims is not None
+    if all(isinstance(d, int) for d in dims):
+        return [int(d) for d in dims]
+    shape = op.Shape(x)
+    places = [np.array([i], np.int64) for i in range(len(dims) + 1)]
+    return [d if isinstance(d, int) else op.Slice(shape, places[i], places[i + 1]) for i, d in enumerate(dims)]
+
+
+def product(op: Builder, a: Size, b: Size) -> Size:
+    """a * b"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    made: ir.Value = op.Mul(*(np.array([v], np.int64) if isinstance(v, int) else v for v in (a, b)))
+    return made
+
+
+def reshaped(op: Builder, x: ir.Value, shape: Sequence[Size]) -> ir.Value:
+    """`x` in `shape`; a single size that is computed follows from the others."""
+    computed = [s for s in shape if not isinstance(s, int)]
+    if len(computed) <= 1:
+        numbers = [s if isinstance(s, int) else -1 for s in shape]
+        made: ir.Value = op.Reshape(x, op.constant(np.array(numbers, np.int64), hint="shape"))
+        return made
+    parts = [np.array([s], np.int64) if isinstance(s, int) else s for s in shape]
+    made = op.Reshape(x, op.Concat(*parts, axis=0))
+    return made
+
+
 class PoolOverThree(NodeRule):
     """Pool(x[N,C,D,H,W]) -> Pool over H and W, then over D"""
 
@@ -73,20 +108,14 @@ class PoolOverThree(NodeRule):
             return None
         if len(node.outputs) > 1 and node.outputs[1].name:
             return "the indices of the maxima are asked for"
-        shape, out = g.static_dims(x), g.static_dims(node.outputs[0])
-        if shape is None or out is None:
-            return "a size is not known"
-        n, c, d, *_ = shape
+        assert x is not None
         plane, depth = self._parts(node)
-        flat = self._reshape(op, x, (n, c * d, *shape[3:]))
-        (pooled,) = op.node(node.op_type, [flat], plane)
-        flat = self._reshape(op, pooled, (n, c, d, out[3] * out[4]))
+        n, c, d, h, w = sizes(op, x)
+        (pooled,) = op.node(node.op_type, [reshaped(op, x, (n, product(op, c, d), h, w))], plane)
+        h, w = sizes(op, pooled)[2:]
+        flat = reshaped(op, pooled, (n, c, d, product(op, h, w)))
         (pooled,) = op.node(node.op_type, [flat], depth)
-        return self._reshape(op, pooled, out)
-
-    def _reshape(self, op: Builder, x: ir.Value | None, shape: tuple[int, ...]) -> ir.Value:
-        made: ir.Value = op.Reshape(x, op.constant(np.array(shape, np.int64), hint="shape"))
-        return made
+        return reshaped(op, pooled, (n, c, sizes(op, pooled)[2], h, w))
 
     def _parts(self, node: ir.Node) -> tuple[dict[str, object], dict[str, object]]:
         plane: dict[str, object] = {}

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.compiler.ir.save import RELEASE
 from tapeout.compiler.narrowing import mark_narrowed, matches
-from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.compiler.rounding import steered
+from tapeout.sdk import Changes, Declined
+from tapeout.sdk import graph as g
 
 LARGEST = float(np.finfo(np.float16).max)
 # RMS of the rounding errors over RMS of the values, at most. Where float16 has its full precision it is

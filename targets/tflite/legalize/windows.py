@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
-from tapeout.compiler.rewriting import Builder
+from tapeout.sdk import Builder
+from tapeout.sdk import graph as g
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.ir import graph as g
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite.builder import TYPES, Builder, Lowering
 from tapeout.targets.tflite.lower.shape import concatenate, cut, reshaped, shape_of
 from tapeout.targets.tflite.nodes import captures

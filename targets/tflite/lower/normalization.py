@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.ir import graph as g
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite.builder import Builder, Lowering
 from tapeout.targets.tflite.lower.shape import concatenate, cut, shape_of
 

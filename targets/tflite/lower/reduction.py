@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.ir import graph as g
+from tapeout.sdk import graph as g
 from tapeout.targets.tflite.builder import TYPES, Builder, Lowering
 
 
