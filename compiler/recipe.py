@@ -30,7 +30,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir.origin import origin
-from tapeout.compiler.schemes import FLOAT32, STATIC, WEIGHTS
+from tapeout.compiler.schemes import FLOAT32, STATIC, WEIGHTS, instead
 
 METHODS = ("minmax", "percentile", "entropy", "mse", "moving")
 TOP = ("scheme", "range", "requantize", "rule")
@@ -130,6 +130,16 @@ class Recipe:
     def scheme_of(self, node: ir.Node) -> str | None:
         """The scheme that the last matching rule states; None where none does."""
         return next((r.scheme for r in reversed(self.rules) if r.scheme is not None and r.takes(node)), None)
+
+    def check_schemes(self, target: str, offered: Collection[str]) -> None:
+        """Raises UsageError for a rule that states a scheme which `target` does not offer."""
+        for rule in self.rules:
+            if rule.scheme is not None and rule.scheme not in (FLOAT32, *offered):
+                raise UsageError(
+                    f"{self.source}, rule {rule.index} ({rule.text()}): target '{target}' does not offer "
+                    f"'{rule.scheme}'; it offers {', '.join(offered)}",
+                    hint=instead(rule.scheme, list(offered)),
+                )
 
     def states(self, schemes: Collection[str]) -> bool:
         """Whether a rule states one of `schemes`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -66,6 +67,35 @@ WEIGHTS: dict[str, Scheme] = {
         Scheme("product", None, D.UINT8, table="product"),
     )
 }
+
+
+# Storage in floating-point numbers, and the bits of a weight.
+FLOATS = {FLOAT32: 32, "float16": 16, "bfloat16": 16, "fp8": 8, "fp8-e4m3": 8, "fp8-e5m2": 8}
+
+
+def bits(name: str) -> int | None:
+    """The bits of a weight that the scheme `name` stores; None where there is no such scheme."""
+    found = STATIC.get(name) or WEIGHTS.get(name)
+    if found is None or found.weight is None:
+        return FLOATS.get(name)
+    return found.bits or found.weight.bitwidth
+
+
+def instead(name: str, offered: Sequence[str]) -> str:
+    """What a target that offers the schemes `offered` says to one who asks for another: those with weights of as many
+    bits, or the name that was meant."""
+    width = bits(name)
+    if width is None:
+        import difflib
+
+        close = difflib.get_close_matches(name, [*STATIC, *WEIGHTS, *FLOATS], n=1, cutoff=0.5)
+        known = [n for n in close if n in offered]
+        return f"did you mean '{known[0]}'?" if known else "there is no scheme of that name"
+    same = [n for n in offered if bits(n) == width]
+    if not same:
+        nearest = min(offered, key=lambda n: (abs((bits(n) or 32) - width), offered.index(n)))
+        return f"no kernel there takes weights of {width} bits; nearest is {nearest}"
+    return f"no kernel there takes such weights; with {width} bits it offers {', '.join(same)}"
 
 
 def levels(dtype: ir.DataType) -> tuple[int, int]:

@@ -145,6 +145,8 @@ def export(
         rules, rules_files = read_recipe(recipe), [Path(f) for f in recipe_files(recipe)]
         chosen, request = choose(target, device, scheme_of(quantize, rules), options)
         request = with_quantization(request, rules, dtype)
+        if rules is not None:
+            rules.check_schemes(chosen.name, chosen.schemes)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
         places = _places(model, output, depfile, chosen)
         with clock("read"):

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.frontends.imported import Imported
 from tapeout.compiler.pipeline import History, run
+from tapeout.compiler.schemes import instead
 from tapeout.compiler.target import Request, Target, loadable
 from tapeout.compiler.target import target as find_target
 
@@ -68,7 +69,8 @@ def choose(
     scheme = scheme or ("float32" if "float32" in found.schemes else found.schemes[0])
     if scheme not in found.schemes:
         raise UsageError(
-            f"target '{found.name}' does not offer '{scheme}'; it offers {', '.join(found.schemes)}"
+            f"target '{found.name}' does not offer '{scheme}'; it offers {', '.join(found.schemes)}",
+            hint=instead(scheme, found.schemes),
         )
     return found, Request(scheme=scheme, device=device, options=dict(options or {}))
 
