@@ -3,7 +3,7 @@
 GatherElements(x, i)      -> Gather(flat x, i * stride + offsets of the other axes), ScatterElements likewise
 GatherND(x, i, batch)     -> GatherND(x, i with the batch coordinates in front)
 Compress(x, c)            -> Gather(x, NonZero(c))
-TopK along another axis   -> transposed; of the smallest -> of -x
+TopK along another axis   -> transposed; of the smallest -> of -x, of integers -1 - x
 ReverseSequence, time first -> transposed
 Trilu(x, k)               -> Where(column - row against k, x, 0)
 EyeLike(x)                -> a constant
@@ -149,8 +149,16 @@ class Compress(NodeRule):
         return op.Gather(x, op.Reshape(op.NonZero(condition), _vector(-1)), axis=axis)
 
 
+def _opposite(op: Builder, x: ir.Value) -> ir.Value:
+    """Numbers in the other order: -x, of integers -1 - x, since the lowest has no negative."""
+    assert x.dtype is not None
+    kind = x.dtype.numpy()
+    made: ir.Value = op.Neg(x) if x.dtype.is_floating_point() else op.Sub(~np.zeros((), kind), x)
+    return made
+
+
 class TopKLast(NodeRule):
-    """TopK(x, axis=a) -> Transpose(TopK(Transpose(x))); TopK(x, largest=0) -> -TopK(-x)"""
+    """TopK(x, axis=a) -> Transpose(TopK(Transpose(x))); TopK(x, largest=0) -> -TopK(-x), of integers -1 - x"""
 
     ops = ("TopK",)
 
@@ -163,17 +171,15 @@ class TopKLast(NodeRule):
         axis, largest = g.attribute(node, "axis", -1) % rank, g.attribute(node, "largest", 1)
         if axis == rank - 1 and largest:
             return None
-        if not largest and x.dtype is not None and not x.dtype.is_floating_point():
-            return "the smallest of integers"  # the lowest integer has no negative
         order = list(range(rank))
         order[axis], order[-1] = order[-1], order[axis]
         moved = x if axis == rank - 1 else op.Transpose(x, perm=order)
-        signed = moved if largest else op.Neg(moved)
+        signed = moved if largest else _opposite(op, moved)
         values, places = op.TopK(
             signed, k, axis=-1, largest=1, sorted=g.attribute(node, "sorted", 1), _outputs=2
         )
         if not largest:
-            values = op.Neg(values)
+            values = _opposite(op, values)
         if axis != rank - 1:
             values, places = op.Transpose(values, perm=order), op.Transpose(places, perm=order)
         return values, places

@@ -2,7 +2,8 @@
 
 Integers wrap alike: the low bits of a sum, difference or product do not depend on the width, and every other
 operation on numbers that fit the narrow type is exact in the wide one. A float16 result computed in float32
-is rounded once, and not at all where the next operator computes in float32 as well.
+is rounded once, and not at all where the next operator computes in float32 as well. What only moves elements is
+the same in every type that holds them.
 """
 
 from __future__ import annotations
@@ -89,3 +90,18 @@ FLOAT_OPS = (
 
 NARROW_INTEGERS = Widen(INTEGER_OPS, SMALL_INTEGERS)
 HALF_IN_SINGLE = Widen(FLOAT_OPS, HALF, rounding=False)
+
+# Operators that move elements, and the types of which the kernels that are usual have none; whatever holds the
+# numbers brings them along.
+_UNSIGNED: Mapping[ir.DataType, ir.DataType] = {D.UINT16: D.INT32, D.UINT32: D.INT64}
+_SHORT: Mapping[ir.DataType, ir.DataType] = {D.INT16: D.INT32, **_UNSIGNED}
+_BITS: Mapping[ir.DataType, ir.DataType] = {D.BOOL: D.UINT8}
+MOVED: tuple[Widen, ...] = (
+    Widen(("ReverseSequence",), {D.INT8: D.INT16, **_UNSIGNED, **_BITS, **HALF}),
+    Widen(("Split",), {**_UNSIGNED, **_BITS, **HALF}),
+    Widen(("Concat",), {D.UINT16: D.INT32}),
+    Widen(("Gather", "GatherND", "Pad"), _UNSIGNED),
+    Widen(("ScatterND", "OneHot"), {**_SHORT, **HALF}),
+    Widen(("NonZero",), {D.INT16: D.INT32, D.UINT16: D.INT32, **HALF}),
+    Widen(("DepthToSpace", "SpaceToDepth"), {D.UINT8: D.INT32, D.BOOL: D.INT32, **_SHORT, **HALF}),
+)

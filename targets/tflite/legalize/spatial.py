@@ -74,7 +74,9 @@ def sizes(op: Builder, x: ir.Value) -> list[Size]:
         return [int(d) for d in dims]
     shape = op.Shape(x)
     places = [np.array([i], np.int64) for i in range(len(dims) + 1)]
-    return [d if isinstance(d, int) else op.Slice(shape, places[i], places[i + 1]) for i, d in enumerate(dims)]
+    return [
+        d if isinstance(d, int) else op.Slice(shape, places[i], places[i + 1]) for i, d in enumerate(dims)
+    ]
 
 
 def product(op: Builder, a: Size, b: Size) -> Size:
@@ -87,13 +89,12 @@ def product(op: Builder, a: Size, b: Size) -> Size:
 
 def reshaped(op: Builder, x: ir.Value, shape: Sequence[Size]) -> ir.Value:
     """`x` in `shape`; a single size that is computed follows from the others."""
-    computed = [s for s in shape if not isinstance(s, int)]
-    if len(computed) <= 1:
+    if sum(not isinstance(s, int) for s in shape) <= 1:
         numbers = [s if isinstance(s, int) else -1 for s in shape]
-        made: ir.Value = op.Reshape(x, op.constant(np.array(numbers, np.int64), hint="shape"))
-        return made
-    parts = [np.array([s], np.int64) if isinstance(s, int) else s for s in shape]
-    made = op.Reshape(x, op.Concat(*parts, axis=0))
+        wanted = op.constant(np.array(numbers, np.int64), hint="shape")
+    else:
+        wanted = op.Concat(*(np.array([s], np.int64) if isinstance(s, int) else s for s in shape), axis=0)
+    made: ir.Value = op.Reshape(x, wanted)
     return made
 
 

@@ -137,3 +137,13 @@ def test_other_reductions_of_scatter_are_refused() -> None:
     text = """agraph (float[4,5] x, int64[3,1] i, float[3,5] u) => (float[4,5] y)
         { y = ScatterND <reduction = "max"> (x, i, u) }"""
     assert "reduction" in str(refusals(legalized(text))[0])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64"])
+def test_the_smallest_of_integers(kind: str) -> None:
+    limits = np.iinfo(kind)
+    x = np.concatenate(
+        [RNG.integers(limits.min, limits.max, (3, 4)), np.array([[limits.min, limits.max]] * 3)], 1
+    )
+    agrees(f"agraph ({kind}[3,6] x) => ({kind}[3,2] y, int64[3,2] i) <int64[1] k = {{2}}>"
+           "{ y, i = TopK <largest = 0> (x, k) }", inputs={"x": x.astype(kind)})  # fmt: skip

@@ -232,3 +232,12 @@ def test_what_is_refused_says_why() -> None:
     )
     (refusal,) = refusals(legalized(text))
     assert "MaxPool" in str(refusal)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("given", ["N,2,5,6,7", "N,2,D,H,W"])
+def test_a_pool_over_three_axes_of_free_sizes(op: str, given: str) -> None:
+    attributes = "kernel_shape = [2, 3, 2], strides = [1, 2, 2], pads = [0, 1, 0, 1, 0, 1]"
+    text = f"agraph (float[{given}] x) => (float[N,2,P,Q,R] y) {{ y = {op} <{attributes}> (x) }}"
+    for size in ({"N": 1, "D": 5, "H": 6, "W": 7}, {"N": 3, "D": 5, "H": 6, "W": 7}):
+        agrees(text, bind=size)
