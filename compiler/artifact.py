@@ -110,10 +110,12 @@ class Stage:
         self._staged: list[tuple[Path, Path]] = []  # (temporary, place)
 
     def __enter__(self) -> Stage:
+        _open.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._discard()
+        _open.discard(self)
 
     def _discard(self) -> None:
         for temporary, _ in self._staged:
@@ -189,6 +191,15 @@ class Stage:
             for _, _, old in done:
                 with contextlib.suppress(OSError):
                     old.unlink()
+
+
+_open: set[Stage] = set()
+
+
+def discard_all() -> None:
+    """Remove whatever is staged anywhere: the process ends here."""
+    for stage in list(_open):
+        stage._discard()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -74,6 +74,9 @@ def contained(who: str, what: str, seconds: float = SECONDS) -> Iterator[None]:
             yield
     except _Late:
         raise _late(call, seconds) from None
+    except VendorToolError as error:  # what its declaration is refused for does not name it
+        if call.outside is None:
+            raise VendorToolError(f"{who}: {error.message}", hint=error.hint, nodes=error.nodes) from error
     except (TapeoutError, KeyboardInterrupt, MemoryError):
         if call.outside is None:
             raise
@@ -157,6 +160,12 @@ _CHANGES = {
 }  # fmt: skip
 
 
+_BY_FOLDER = _CHANGES.keys() - {
+    "os.truncate",
+    "shutil.rmtree",
+}  # their last argument is a folder's descriptor
+
+
 def _watch() -> None:
     """Look at every file that is opened or changed; the hook stays until the process ends."""
     global _watching
@@ -178,6 +187,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
             return
     else:
         path = arguments[_CHANGES[event]]
+        if event in _BY_FOLDER and arguments[-1] not in (None, -1):
+            return  # a name within a folder that is open
     if isinstance(path, int) or path is None:
         return  # a descriptor, which someone has opened
     place = os.path.realpath(os.fsdecode(path))

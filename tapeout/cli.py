@@ -50,6 +50,7 @@ def _root(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code and never raises for bad input."""
     arguments = list(arguments)
+    _when_stuck("--json" in arguments)
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -99,6 +100,20 @@ def _say(code: int, kind: str, message: str, hint: str | None, as_json: bool, er
         sys.stdout.write(json_bytes({"schema": SCHEMA, "error": body}).decode())
         sys.stdout.flush()
     return code
+
+
+def _when_stuck(as_json: bool) -> None:
+    """End the process where the native code of a plugin does not come back."""
+    from tapeout.compiler import containment
+    from tapeout.compiler.artifact import discard_all
+
+    def end(error: Any) -> None:
+        discard_all()
+        code = _say(error.exit_code, error.kind, error.message, error.hint, as_json, error)
+        sys.stderr.flush()
+        os._exit(code)
+
+    containment.stuck = end
 
 
 @contextlib.contextmanager

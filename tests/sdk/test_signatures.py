@@ -50,7 +50,9 @@ def test_signatures(bless: bool) -> None:
     place = HERE / "signatures.txt"
     if bless:
         place.write_text(found)
-    assert found == place.read_text(), "tapeout.sdk has changed: raise `api` where a plugin breaks, then --bless"
+    assert found == place.read_text(), (
+        "tapeout.sdk has changed: raise `api` where a plugin breaks, then --bless"
+    )
 
 
 def test_every_name_is_documented() -> None:
