@@ -3,7 +3,7 @@ systems."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ NAMED = 4  # nodes that a group of equal lines names before "and n more"
 @dataclass(frozen=True)
 class Line:
     """One node: where it goes (`row`), or why not (`refusal`). `operations` are counted with free dimensions
-    at 1."""
+    at 1; `host`: what runs beside the target can take what is refused."""
 
     name: str
     op: str
@@ -31,6 +31,7 @@ class Line:
     operations: int
     row: Row | None = None
     refusal: Refusal | None = None
+    host: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """`lower` is null for a refused node, which has `reasons`, `fixes` and the row that came nearest."""
@@ -47,17 +48,39 @@ class Line:
             made["nearest_row"] = self.refusal.row.where if self.refusal.row else None
             made["violations"] = [
                 {"what": v.what, "expected": v.expected, "found": v.found, "fix": v.fix}
-                for v in self.refusal.violations
+                for v in self.refusal.constraints()
             ]
+            made["host"] = self.host
         return made
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A fix that was tried on nodes that are refused alike, and whether the target takes what came of it."""
+
+    op: str
+    nodes: tuple[str, ...]
+    words: str
+    worked: bool
+    reason: str = ""  # why it did not work
+
+    def __str__(self) -> str:
+        what = f"{shown(self.op)} {_names(list(self.nodes))}: {self.words}"
+        return f"worked: {what}" if self.worked else f"did not help: {what} ({self.reason})"
+
+    def as_json(self) -> dict[str, Any]:
+        made = {"op": self.op, "nodes": list(self.nodes), "fix": self.words, "worked": self.worked}
+        return made if self.worked else made | {"reason": self.reason}
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """All nodes in the graph's order."""
+    """All nodes in the graph's order. `hosted`: what the target refuses and a host can take is the host's."""
 
     target: str
     lines: tuple[Line, ...]
+    hosted: bool = False
+    tried: tuple[Tried, ...] = ()
 
     @property
     def placed(self) -> tuple[Line, ...]:
@@ -77,10 +100,20 @@ class Explanation:
         return len(self.placed) / len(self.lines) if self.lines else 1.0
 
     def coverage(self) -> str:
-        """ "412 of 415 nodes on tflite, 99.7% of the operations; 3 refused"."""
+        """ "412 of 415 nodes on ethos-u55, 99.7% of the operations; 3 on the CPU: Softmax 'a', 'b', TopK 'c'"."""
         nodes = f"{len(self.placed)} of {len(self.lines)} nodes on {self.target}"
-        head = f"{nodes}, {percent(self.share)} of the operations"
-        return f"{head}; {len(self.refused)} refused" if self.refused else head
+        parts = [f"{nodes}, {percent(self.share)} of the operations"]
+        left = [line for line in self.refused if line.host]
+        if self.hosted and left:
+            parts.append(f"{len(left)} on the CPU: {_listed(left)}")
+        rest = len(self.refused) - (len(left) if self.hosted else 0)
+        if rest:
+            which = "which" if len(left) == rest else f"{len(left)} of which"
+            parts.append(
+                f"{rest} refused"
+                + (f", {which} --fallback host leaves to the CPU" if left and not self.hosted else "")
+            )
+        return "; ".join(parts)
 
     @property
     def text(self) -> str:
@@ -98,8 +131,9 @@ class Explanation:
         )
 
     def _head(self) -> list[str]:
-        refusals = grouped(line.refusal for line in self.refused if line.refusal)
-        return [self.coverage() + (":" if refusals else ""), *(f"  {entry}" for entry in refusals)]
+        refusals = advised(line.refusal for line in self.refused if line.refusal)
+        tried = ["", "tried:", *(f"  {t}" for t in self.tried)] if self.tried else []
+        return [self.coverage() + (":" if refusals else ""), *(f"  {entry}" for entry in refusals), *tried]
 
     def _each(self) -> list[tuple[str, ...]]:
         return [
@@ -133,6 +167,8 @@ class Explanation:
             "refused": len(self.refused),
             "operations": sum(line.operations for line in self.lines),
             "share": self.share,
+            "coverage": self.coverage(),
+            **({"tried": [t.as_json() for t in self.tried]} if self.tried else {}),
             "placement": [line.as_json() for line in self.lines],
         }
 
@@ -144,8 +180,11 @@ def percent(share: float) -> str:
     return f"{min(max(share * 100, 0.1), 99.9):.1f}%"
 
 
-def explain(acceptance: Acceptance) -> Explanation:
-    """The acceptance of a model as a table in the graph's order."""
+def explain(
+    acceptance: Acceptance, *, host: Container[ir.Node] = frozenset(), hosted: bool = False
+) -> Explanation:
+    """The acceptance of a model as a table in the graph's order; `host` are refused nodes that a host can take,
+    and does where `hosted`."""
     rows = {id(node): row for node, row in acceptance.placed}
     refusals = {id(r.node): r for r in acceptance.refused}
     return Explanation(
@@ -158,9 +197,11 @@ def explain(acceptance: Acceptance) -> Explanation:
                 operations(node, assume=1) or 0,
                 rows.get(id(node)),
                 refusals.get(id(node)),
+                id(node) in refusals and node in host,
             )
             for node in acceptance.order
         ),
+        hosted,
     )
 
 
@@ -172,6 +213,24 @@ def grouped(refusals: Iterable[Refusal]) -> list[str]:
     return [f"{shown(op)} {_names(names)}: {why}" for (op, why), names in groups.items()]
 
 
+def advised(refusals: Iterable[Refusal]) -> list[str]:
+    """As `grouped`, each with what to do on a line of its own where the declaration does not say it."""
+    every = list(refusals)
+    said = {(r.op, r.why()): "" if r.stated() else "; ".join(r.fixes()) for r in every}
+    lines = []
+    for entry, fix in zip(grouped(every), said.values(), strict=True):
+        lines += [entry, *([f"  {fix}"] if fix else [])]
+    return lines
+
+
+def _listed(lines: Iterable[Line]) -> str:
+    """ "Softmax 'a', 'b', TopK 'c'"."""
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        groups.setdefault(shown(line.op), []).append(line.name)
+    return ", ".join(f"{op} {_names(names)}" for op, names in groups.items())
+
+
 def _names(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(f"'{n}'" for n in names[:NAMED]) + more
@@ -179,7 +238,7 @@ def _names(names: list[str]) -> str:
 
 def refusal_error(acceptance: Acceptance, target: str | None = None) -> UnsupportedError:
     """The error that carries every reason at once. `target` is what the message calls the target."""
-    entries = grouped(acceptance.refused)
+    entries = advised(acceptance.refused)
     names = list(dict.fromkeys(n for r in acceptance.refused for n in origin(r.node) or (r.name,)))
     count = len(acceptance.refused)
     head = f"{target or acceptance.target} does not take {count} of {len(acceptance.order)} nodes:"

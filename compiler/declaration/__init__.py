@@ -14,7 +14,8 @@ from typing import Any
 import onnx_ir as ir
 
 from tapeout.compiler.declaration import files, parse
-from tapeout.compiler.declaration.match import Violation, distance, merged, sentence, violations
+from tapeout.compiler.declaration.advice import suggestion, without_kernel
+from tapeout.compiler.declaration.match import Kind, Violation, distance, merged, sentence, violations
 from tapeout.compiler.declaration.quantizing import Slot, slots, unmet
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance, narrowed
 from tapeout.compiler.errors import InternalError, UsageError
@@ -86,14 +87,31 @@ class Refusal:
             return [f"{self.target} has no {kind} for {shown(self.op)}"]
         return [v.text(self.target) for v in merged(self.violations)]
 
-    def fixes(self) -> list[str]:
+    def constraints(self) -> tuple[Violation, ...]:
+        """Every constraint that is broken, each with the value found and what to do: never empty, never without."""
+        op = shown(self.op)
+        if self.row is None:
+            wanted = f"one that {self.target} has a kernel for" + (
+                f" in {self.scheme}" if self.scheme else ""
+            )
+            fix = self.hint or without_kernel(op, self.target, self.scheme)
+            return (Violation("operator", wanted, op, fix, Kind.TENSOR),)
+        return tuple(v if v.fix else replace(v, fix=suggestion(v, op)) for v in merged(self.violations))
+
+    def stated(self) -> list[str]:
+        """What the declaration says to do, and why nothing else could be done."""
         found = [v.fix for v in self.violations] + [self.hint]
         return list(dict.fromkeys(f for f in found if f))
 
+    def fixes(self) -> list[str]:
+        """What to do: what the declaration says, else what follows from the constraints; never empty."""
+        return self.stated() or list(dict.fromkeys(v.fix for v in self.constraints() if v.fix))
+
     def why(self) -> str:
-        """All reasons, then what to do: "stride 4, at most 3 on ethos-u55; pad and stride twice"."""
+        """All reasons, then what the declaration says to do: "stride 4, at most 3 on ethos-u55; pad and stride
+        twice"."""
         reason = self.reasons()[0] if self.row is None else sentence(self.violations, self.target)
-        return "; ".join([reason, *self.fixes()])
+        return "; ".join([reason, *self.stated()])
 
     def __str__(self) -> str:
         """ "Conv 'stem/conv1': stride 4, at most 3 on ethos-u55; pad and stride twice"."""

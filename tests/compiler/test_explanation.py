@@ -19,6 +19,8 @@ MODEL = """agraph (float[1,3,8,8] x) => (float[1,4,6,6] y, float[1,3,8,8] z) <fl
   [last] y = Relu (c)
   [root] z = Sqrt (x) }"""
 
+ADVICE = "write {} in operators that tiny has kernels for, or leave it to the host with --fallback host"
+
 
 def test_text_and_json() -> None:
     table = explain(declaration("one").accept(imported(parse(MODEL))))
@@ -26,17 +28,19 @@ def test_text_and_json() -> None:
     assert [line.operations for line in table.lines] == list(work)
     share = (work[0] + work[3]) / sum(work)
     assert table.share == share
-    assert table.text.splitlines()[:3] == [
+    assert table.text.splitlines()[:5] == [
         f"2 of 5 nodes on tiny, {share:.1%} of the operations; 3 refused:",
         "  Tanh 'a1', 'a2': tiny has no kernel for Tanh",
+        f"    {ADVICE.format('Tanh')}",
         "  Sqrt 'root': tiny has no kernel for Sqrt",
+        f"    {ADVICE.format('Sqrt')}",
     ]
-    assert table.text.splitlines()[4:] == [
+    assert table.text.splitlines()[6:] == [
         "  operator  becomes   nodes  operations",
         f"  Conv      convolve      1       {work[0] / sum(work):.1%}",
         f"  Relu      clamp         1        {work[3] / sum(work):.1%}",
     ]
-    assert [line.split()[0] for line in table.full_text.splitlines()[5:]] == [
+    assert [line.split()[0] for line in table.full_text.splitlines()[7:]] == [
         "stem",
         "a1",
         "a2",
@@ -48,6 +52,26 @@ def test_text_and_json() -> None:
     assert [entry["lower"] for entry in data["placement"]] == ["convolve", None, None, "clamp", None]
     assert data["placement"][1]["reasons"] == ["tiny has no kernel for Tanh"]
     assert data["placement"][1]["sources"] == ["a1"]
+    assert data["placement"][1]["violations"] == [
+        {
+            "what": "operator",
+            "expected": "one that tiny has a kernel for",
+            "found": "Tanh",
+            "fix": ADVICE.format("Tanh"),
+        }
+    ]
+
+
+def test_what_is_the_hosts_is_said_in_the_first_line() -> None:
+    acceptance = declaration("one").accept(imported(parse(MODEL)))
+    tanh = [r.node for r in acceptance.refused if r.op == "Tanh"]
+    asked = explain(acceptance, host=tanh)
+    assert asked.coverage().endswith("; 3 refused, 2 of which --fallback host leaves to the CPU")
+    given = explain(acceptance, host=tanh, hosted=True)
+    assert given.coverage().endswith("; 2 on the CPU: Tanh 'a1', 'a2'; 1 refused")
+    whole = explain(acceptance, host=[r.node for r in acceptance.refused], hosted=True)
+    assert whole.coverage().endswith("; 3 on the CPU: Tanh 'a1', 'a2', Sqrt 'root'")
+    assert [line["host"] for line in given.as_json()["placement"] if "host" in line] == [True, True, False]
 
 
 def test_everything_taken_says_so() -> None:
@@ -63,6 +87,7 @@ def test_equal_reasons_are_one_line_however_many_nodes() -> None:
     assert error.message.splitlines() == [
         "tiny does not take 12 of 12 nodes:",
         "  Tanh 't0', 't1', 't2', 't3' and 8 more: tiny has no kernel for Tanh",
+        f"    {ADVICE.format('Tanh')}",
     ]
     assert len(error.nodes) == 12
 
