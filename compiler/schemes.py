@@ -59,6 +59,7 @@ WEIGHTS: dict[str, Scheme] = {
         Scheme("w4", None, D.INT4),
         Scheme("w4g32", None, D.INT4, block=32),
         Scheme("w4g64", None, D.INT4, block=64),
+        Scheme("w4g128", None, D.INT4, block=128),
         Scheme("w3", None, D.INT4, bits=3),
         Scheme("w3g32", None, D.INT4, block=32, bits=3),
         Scheme("w2", None, D.INT2),

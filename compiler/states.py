@@ -1,12 +1,13 @@
 """State that an artifact keeps itself: pairs of an input and the output that becomes it at the next step.
 
 Asked for by the option `state=IN:OUT,IN2:OUT2`. Such inputs and outputs are no part of the artifact's interface;
-every state begins with zeros.
+every state begins with zeros. One with a free size (a cache of keys and values) begins with nothing along it and
+grows, where a target takes that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,12 +65,67 @@ def _fits(first: ir.Value, last: ir.Value) -> None:
     what = f"option state: '{first.name}' to '{last.name}'"
     if first.dtype != last.dtype:
         raise UsageError(f"{what}: the input is {first.dtype}, the output {last.dtype}")
-    if before != after:
+    if before is None or after is None or not _may_follow(before, after):
         raise UsageError(f"{what}: the input has shape {_text(before)}, the output {_text(after)}")
-    if g.static_dims(first) is None:
-        raise UsageError(
-            f"{what}: the shape {_text(before)} is not fixed", hint=f"bind it: --shape {first.name}=..."
-        )
+
+
+def _may_follow(before: Sequence[int | str], after: Sequence[int | str]) -> bool:
+    """Whether sizes are the same where those of the input are fixed."""
+    if len(before) != len(after):
+        return False
+    return all(a == b for a, b in zip(before, after, strict=True) if isinstance(a, int))
+
+
+def growing(model: ir.Model, pairs: Mapping[str, str]) -> dict[str, str]:
+    """The names of free sizes of states, with what each is a step later; raises UsageError where a size is also one
+    of another input: then nothing says what it begins with."""
+    inputs = {v.name or "": g.dims(v) or () for v in model.graph.inputs}
+    outputs = {v.name or "": g.dims(v) or () for v in model.graph.outputs}
+    own = {d for name, shape in inputs.items() if name not in pairs for d in shape}
+    found: dict[str, str] = {}
+    for start, end in pairs.items():
+        for before, after in zip(inputs[start], outputs[end], strict=True):
+            if isinstance(before, int):
+                continue
+            if before in own:
+                raise UsageError(
+                    f"option state: '{start}' has the free size '{before}', which other inputs have too",
+                    hint=f"bind it: --shape {start}={_bound(inputs[start], own)}",
+                )
+            found[before] = str(after)
+    return found
+
+
+def _bound(shape: Sequence[int | str], free: set[int | str]) -> str:
+    return ",".join("1" if d in free and not isinstance(d, int) else str(d) for d in shape)
+
+
+def step_sizes(
+    model: ir.Model, pairs: Mapping[str, str], sizes: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    """The free sizes of the inputs step by step, where those that are no states' are `sizes`. Raises UsageError
+    where nothing says how a state grows."""
+    from tapeout.compiler.ir.dimensions import Undecided, bind, parse
+
+    grows = growing(model, pairs)
+    wanted = {d for v in model.graph.inputs for d in g.dims(v) or () if not isinstance(d, int)}
+
+    def number(text: str, known: Mapping[str, int]) -> int:
+        try:
+            return bind(parse(text), known)
+        except (Undecided, KeyError, ValueError, SyntaxError, ZeroDivisionError):
+            return known[text]
+
+    now = {**sizes, **dict.fromkeys(grows, 0)}
+    while True:
+        try:
+            yield {**now, **{d: number(d, now) for d in wanted}}
+            now = {**now, **{name: number(after, now) for name, after in grows.items()}}
+        except KeyError as error:
+            raise UsageError(
+                f"nothing says how large '{error.args[0]}' is from step to step",
+                hint="name the sizes of inputs so that they fit together: --shape NAME=...",
+            ) from error
 
 
 def _text(dims: Sequence[int | str] | None) -> str:
@@ -81,10 +137,19 @@ class CheckStates:
     """Holds the option against the model before anything is rewritten."""
 
     options: Mapping[str, str]
+    grows: bool = False  # whether the target takes states with free sizes
     name: str = "states"
 
     def __call__(self, model: ir.Model) -> Changes:
-        states(model, self.options)
+        pairs = states(model, self.options)
+        growing(model, pairs)
+        for value in model.graph.inputs:
+            if value.name in pairs and not self.grows and g.static_dims(value) is None:
+                raise UsageError(
+                    f"option state: '{value.name}' to '{pairs[value.name]}': the shape {_text(g.dims(value))} is not "
+                    "fixed",
+                    hint=f"bind it: --shape {value.name}=...",
+                )
         return Changes(0)
 
 
@@ -92,9 +157,10 @@ def zeros(model: ir.Model, pairs: Mapping[str, str]) -> dict[str, Array]:
     """What every state begins with."""
     found = {}
     for value in model.graph.inputs:
-        shape = g.static_dims(value)
+        shape = g.dims(value)
         if value.name and value.name in pairs and shape is not None and value.dtype is not None:
-            found[value.name] = np.zeros(shape, value.dtype.numpy())
+            sizes = [d if isinstance(d, int) else 0 for d in shape]
+            found[value.name] = np.zeros(sizes, value.dtype.numpy())
     return found
 
 

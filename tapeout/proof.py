@@ -21,7 +21,7 @@ from tapeout.compiler.memory import LARGE, trimmed
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.reference import Reference, Source
 from tapeout.compiler.states import OPTION as STATE
-from tapeout.compiler.states import Feedback, stateless, states, zeros
+from tapeout.compiler.states import Feedback, stateless, states, step_sizes, zeros
 from tapeout.compiler.target import Request, Target
 from tapeout.compiler.verification import TOLERANCES, Adapter, Entry, Verification, number, verify
 from tapeout.road import Model, Prepared, Wish, prepare
@@ -79,7 +79,8 @@ def steps(claim: Claim) -> tuple[Iterable[Mapping[str, Array]], str]:
     if claim.data is not None:
         plain = stateless(model, pairs)
         return inputs.Data(claim.data, plain).samples(max(claim.samples, STEPS)), os.fspath(claim.data)
-    drawn = inputs.random_inputs(model, 0, STEPS)
+    sizes = itertools.islice(step_sizes(model, pairs, inputs.bindings(model)), STEPS)
+    drawn = [inputs.random_inputs(model, k, 1, sizes=found)[0] for k, found in enumerate(sizes)]
     return [{k: v for k, v in feed.items() if k not in pairs} for feed in drawn], "random steps"
 
 

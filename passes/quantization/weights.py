@@ -93,12 +93,13 @@ def forms(scheme: Scheme, size: int, place: Place) -> Iterator[Form]:
 @dataclass(frozen=True)
 class StoreWeights:
     """Store weights by `scheme`, and by the schemes that rules of `recipe` state for nodes (`only_rules`: by these
-    alone), as `declaration` has rows for."""
+    alone), as `declaration` has rows for; with `packed` only where a kernel reads the codes itself."""
 
     scheme: Scheme
     declaration: Declaration
     recipe: Recipe = field(default_factory=Recipe)
     only_rules: bool = False
+    packed: bool = False
     name: str = "store-weights"
 
     def __call__(self, model: ir.Model) -> Changes:
@@ -107,7 +108,7 @@ class StoreWeights:
             self.recipe.check(model.graph, {name for v in values for name in source_names(v)})
         widened = widen(model)
         declare_rounding(model)
-        store = Store(model, self.declaration)
+        store = Store(model, self.declaration, packed=self.packed)
         for node, place in readers(model):
             scheme = self._scheme(node)
             if scheme is not None:
@@ -193,6 +194,7 @@ class Store:
 
     model: ir.Model
     declaration: Declaration
+    packed: bool = False
     count: int = 0
     left: dict[ir.Node, str] = field(default_factory=dict)
     _codes: dict[Any, tuple[ir.Value, ir.Value, ir.Value | None]] = field(default_factory=dict)
@@ -231,8 +233,8 @@ class Store:
         for each in made:
             assert each is not None
             answer = self.declaration.match(each, self.model.functions)
-            if each is node and isinstance(answer, Row) and form.grid.block:
-                answer = self._in_blocks(node, place, answer)
+            if each is node and isinstance(answer, Row) and (form.grid.block or self.packed):
+                answer = self._as_codes(node, place, answer)
             if isinstance(answer, Refusal):
                 node.replace_input_with(place.position, weight)
                 if form.rounded:
@@ -240,13 +242,18 @@ class Store:
                 return answer
         return None
 
-    def _in_blocks(self, node: ir.Node, place: Place, row: Row) -> Row | Refusal:
+    def _as_codes(self, node: ir.Node, place: Place, row: Row) -> Row | Refusal:
         """`row` where its kernel reads codes itself: blocks that something else has to widen gain nothing."""
         call = self.declaration.call(node, self.model.functions)
         port = call.interface.inputs[place.position].name
         if port in row.ports and row.ports[port].dtypes:
             return row
-        return Refusal(node, row.op, self.declaration.label, hint="no kernel takes weights in blocks here")
+        what = (
+            "no kernel takes weights as codes here"
+            if self.packed
+            else "no kernel takes weights in blocks here"
+        )
+        return Refusal(node, row.op, self.declaration.label, hint=what)
 
     def _rounding(self, node: ir.Node, value: ir.Value, kind: str) -> ir.Value:
         graph = node.graph

@@ -135,12 +135,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 
 def pairs(values: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
-    """NAME=VALUE options; the last `=` splits, since names may hold one. Raises UsageError."""
+    """NAME=VALUE options; the last `=` splits, since names may hold one; of --option the first does, since values
+    may. Raises UsageError."""
     from tapeout.compiler.errors import UsageError
 
     result: dict[str, str] = {}
     for text in values or ():
-        name, equals, value = text.rpartition("=")
+        name, equals, value = text.partition("=") if option == "--option" else text.rpartition("=")
         if not equals or not name or not value:
             raise UsageError(f"{option} '{text}': expected {example}")
         if name in result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
@@ -40,14 +40,21 @@ def _runners(artifact: Path, request: Request) -> Sequence[Runner]:
     return runners(artifact, request)
 
 
+def _inspect(artifact: Path) -> dict[str, Any]:
+    from tapeout.targets.openvino.inspection import inspect
+
+    return inspect(artifact)
+
+
 TARGET = Target(
     name="openvino",
     suffix=".xml",
-    schemes=("float32", "float16"),
+    schemes=("float32", "float16", "w8", "w4", "w4g32", "w4g64", "w4g128"),
     devices=("cpu", "gpu", "npu"),
     declaration=declaration,
     passes=_passes,
     emit=_emit,
     runners=_runners,
+    inspect=_inspect,
     parts=(".bin",),
 )

@@ -9,10 +9,14 @@ from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.save import LARGEST, save, to_bytes
-from tapeout.compiler.target import Request
+from tapeout.compiler.states import states
+from tapeout.sdk import Request
+from tapeout.sdk import graph as g
+from tapeout.targets.openvino.preparation import embed, preparations
 from tapeout.targets.openvino.runtime import core, openvino
+from tapeout.targets.openvino.states import keep
+from tapeout.targets.openvino.weights import restored, withheld
 
 CHUNK = 1 << 20
 
@@ -20,7 +24,13 @@ CHUNK = 1 << 20
 def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -> None:
     """Write `model`, which the passes have legalized and the declaration accepts, to `sink` and `weights`."""
     with tempfile.TemporaryDirectory(prefix="tapeout-") as folder:
-        made = build(model, Path(folder))
+        shell, stored = withheld(model)
+        made = build(shell, Path(folder))
+        restored(made, stored)
+        keep(made, states(model, request.options))
+        made = embed(made, preparations(model, request.options))
+        named(made, known_names(model))
+        made.set_friendly_name(model.graph.name or "model")
         place = Path(folder) / "out.xml"
         openvino().save_model(made, place, compress_to_fp16=request.scheme == "float16")
         for source, stream in ((place, sink), (place.with_suffix(".bin"), weights)):
@@ -29,8 +39,8 @@ def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -
 
 
 def build(model: ir.Model, folder: Path) -> Any:
-    """`model` as an openvino.Model, with names that are the same in every run. A model that no message holds
-    passes through `folder`, which must outlive the result."""
+    """`model` as an openvino.Model. A model that no message holds passes through `folder`, which must outlive the
+    result."""
     size = sum(
         v.const_value.nbytes
         for graph in g.graphs(model)
@@ -42,9 +52,13 @@ def build(model: ir.Model, folder: Path) -> Any:
     else:
         save(model, folder / "graph.onnx")
         made = core().read_model(folder / "graph.onnx")
-    named(made, {n.name for graph in g.graphs(model) for n in graph if n.name})
-    made.set_friendly_name(model.graph.name or "model")
     return made
+
+
+def known_names(model: ir.Model) -> set[str]:
+    """Names that operators of the file keep: of the graph's nodes, and of its weights."""
+    names = {n.name for graph in g.graphs(model) for n in graph if n.name}
+    return names | {name for graph in g.graphs(model) for name in graph.initializers}
 
 
 def named(made: Any, known: set[str]) -> None:

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.compiler.errors import InternalError, InvalidModelError, TapeoutError, UsageError
-from tapeout.compiler.target import Request
+from tapeout.sdk import InternalError, InvalidModelError, Request, TapeoutError, UsageError
+from tapeout.targets.openvino.preparation import without
+from tapeout.targets.openvino.promises import keep
 from tapeout.targets.openvino.runtime import core, openvino, version
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+# Types that the runtime shows under another type of the same bits.
+OWN_TYPES = {
+    "f8e5m2": "float8_e5m2",
+    "f8e4m3": "float8_e4m3fn",
+    "f8e8m0": "float8_e8m0fnu",
+    "bf16": "bfloat16",
+}
 REJECTED = ".rejected"
 # The plugin computes in bfloat16 where the CPU has it, and quantizes activations before compressed weights, unless
 # told otherwise: numbers are judged without either.
@@ -25,10 +33,12 @@ EXACT = {
 
 
 def runners(artifact: Path, request: Request) -> tuple[OpenVINO, ...]:
-    """`artifact` on the CPU plugin, whatever the device it is for: option `threads` bounds its threads."""
+    """`artifact` on the CPU plugin, whatever the device it is for: option `threads` bounds its threads. Inputs are
+    those of the source: what prepares them inside the file is judged by itself (`promises`)."""
     text = request.options.get("threads", "1")
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"option threads: '{text}', expected a number of at least 1")
+    keep(artifact, weights_of(artifact), request)
     return (OpenVINO(artifact, threads=int(text)),)
 
 
@@ -77,7 +87,7 @@ class OpenVINO:
             if not file.is_file():
                 raise InvalidModelError(f"no OpenVINO file at {file}")
         try:
-            return core().read_model(self._artifact, weights)
+            return without(core().read_model(self._artifact, weights))
         except RuntimeError as error:
             raise self._failure("does not load", error) from error
 
@@ -118,10 +128,14 @@ class OpenVINO:
 def _tensor(array: np.ndarray[Any, Any], kind: Any) -> Any:
     """`array` as the runtime takes it: types that NumPy lacks go by their bits."""
     ov = openvino()
-    if array.dtype.isbuiltin == 1:
+    if array.dtype.type.__module__ == "numpy":
         return ov.Tensor(array)
     return ov.Tensor(array.view(np.uint8), ov.Shape(array.shape), kind)
 
 
 def _read(tensor: Any) -> np.ndarray[Any, Any]:
-    return np.array(tensor.data)
+    import ml_dtypes
+
+    array, name = np.array(tensor.data), tensor.get_element_type().get_type_name()
+    own = OWN_TYPES.get(name)
+    return array if own is None else array.view(getattr(ml_dtypes, own))
