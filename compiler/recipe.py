@@ -4,6 +4,7 @@ matches decides, for each thing that it states.
     scheme = "int8"                  # what no rule says otherwise; --quantize on the command line wins
     range = "minmax"                 # how the ranges of activations are chosen
     requantize = 2.0                 # how many times coarser a tensor may become before a requantize is put in
+    islands = true                   # whether what is measured to cost accuracy may stay in floats without a rule
 
     [[rule]]
     node = "encoder/*"               # source node names
@@ -30,10 +31,10 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir.origin import origin
-from tapeout.compiler.schemes import FLOAT32, STATIC, WEIGHTS, instead
+from tapeout.compiler.schemes import FLOAT16, FLOAT32, STATIC, WEIGHTS, instead
 
 METHODS = ("minmax", "percentile", "entropy", "mse", "moving")
-TOP = ("scheme", "range", "requantize", "rule")
+TOP = ("scheme", "range", "requantize", "islands", "rule")
 CONDITIONS = ("node", "op", "tensor")
 NODE_ACTIONS = ("scheme", "range")
 TENSOR_ACTIONS = ("range",)
@@ -91,6 +92,7 @@ class Recipe:
     scheme: str | None = None
     range: Range = "minmax"
     requantize: float = 2.0
+    islands: bool = True
     source: str = "recipe"
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -118,7 +120,11 @@ class Recipe:
         requantize = table.get("requantize", 2.0)
         if isinstance(requantize, bool) or not isinstance(requantize, int | float) or requantize < 1:
             raise UsageError(f"{source}: requantize is {requantize!r}, expected a number of at least 1")
+        islands = table.get("islands", True)
+        if not isinstance(islands, bool):
+            raise UsageError(f"{source}: islands is {islands!r}, expected true or false")
         return cls(
+            islands=islands,
             rules=tuple(_rule(i, r, f"{source}, rule {i}") for i, r in enumerate(rules, 1)),
             scheme=_scheme(table.get("scheme"), source),
             range=_range(table.get("range", "minmax"), source),
@@ -233,7 +239,7 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
 def _scheme(value: Any, where: str) -> str | None:
     if value is None:
         return None
-    known = (FLOAT32, *STATIC, *WEIGHTS)
+    known = (FLOAT32, FLOAT16, *STATIC, *WEIGHTS)
     if value not in known:
         close = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(known)}"

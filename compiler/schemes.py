@@ -37,7 +37,7 @@ class Scheme:
         return self.act is not None
 
 
-FLOAT32 = "float32"
+FLOAT32, FLOAT16 = "float32", "float16"
 
 STATIC: dict[str, Scheme] = {
     s.name: s

@@ -13,8 +13,11 @@ import onnx_ir as ir
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.operators import dtype_name
 from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import STATIC, WEIGHTS
+from tapeout.compiler.schemes import FLOAT16, STATIC, WEIGHTS
 from tapeout.compiler.target import Request, Target
+
+# In the place of a scheme: the precision of each layer is searched for (`automatic.py`).
+AUTO = "auto"
 
 RecipeLike: TypeAlias = "str | os.PathLike[str] | Recipe"
 
@@ -40,7 +43,12 @@ def with_quantization(request: Request, recipe: Recipe | None, dtypes: Mapping[s
     """`request` with its recipe and the types of inputs and outputs. Raises UsageError where the scheme has
     no use for them."""
     if request.scheme not in STATIC:
-        stores = request.scheme in WEIGHTS
+        stores = request.scheme in WEIGHTS or request.scheme == FLOAT16
+        if request.scheme == FLOAT16 and recipe is not None and recipe.states({*STATIC, *WEIGHTS}):
+            raise UsageError(
+                f"{recipe.source} states integers by rules, beside --quantize {FLOAT16}",
+                hint=f"say a scheme of integers, and {FLOAT16} by rules",
+            )
         if stores and not dtypes:
             return replace(request, recipe=recipe)
         given = "--recipe" if recipe is not None and not stores else "--dtype" if dtypes else None

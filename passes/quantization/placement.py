@@ -20,7 +20,7 @@ from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import CONVOLUTIONS, LAST, MATRIX
 from tapeout.compiler.operators import DEQUANTIZE, fused_activation, operator_name, storage
 from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import FLOAT32, STATIC, WEIGHTS, Scheme
+from tapeout.compiler.schemes import FLOAT16, FLOAT32, STATIC, WEIGHTS, Scheme
 from tapeout.passes.layout.minimum_cut import SINK, SOURCE, Network
 from tapeout.passes.quantization.ranges import Ranges
 
@@ -119,7 +119,7 @@ class Placer:
         if name == FLOAT32:
             measured = (node.name or "") in self.overrides
             return "it costs accuracy in integers" if measured else "the recipe keeps it in floating-point"
-        if name in WEIGHTS:
+        if name in WEIGHTS or name == FLOAT16:
             return f"by {name} its weights alone are stored in fewer bits"
         if g.has_subgraph(node):
             return "control flow"

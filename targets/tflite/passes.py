@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tapeout.compiler.narrowing import OPTION, patterns
-from tapeout.compiler.schemes import FLOAT32
+from tapeout.compiler.schemes import FLOAT16, FLOAT32
 from tapeout.compiler.states import OPTION as STATE
 from tapeout.compiler.states import CheckStates
 from tapeout.passes.decompose import ELU_OF_ONE
@@ -47,7 +47,10 @@ def passes(request: Request) -> tuple[Pass, ...]:
     integers = (ARRIVING, with_integers(request.device), *PLAIN[1:])
     plain = PLAIN if request.scheme in FLOAT else integers
     wide = patterns(request.options.get(OPTION, ""))
-    storage: tuple[Pass, ...] = (HalfStorage(wide=wide),) if request.scheme == "float16" else ()
+    rules, half = request.recipe or Recipe(), request.scheme == FLOAT16
+    storage: tuple[Pass, ...] = ()
+    if half or rules.states((FLOAT16,)):
+        storage = (HalfStorage(wide=wide, recipe=rules, otherwise=half),)
     measured = calibration(request)
     kept = (CheckStates(request.options),) if STATE in request.options else ()
     if kept and request.scheme not in FLOAT:
@@ -115,7 +118,7 @@ def integers(request: Request) -> tuple[Pass, ...]:
         recipe if scheme.name == request.scheme else recipe.otherwise(FLOAT32),
         request.dtypes,
     )
-    whole = bool(request.dtypes) or request.device not in ("cpu", "gpu", "micro")
+    whole = bool(request.dtypes) or request.device not in ("cpu", "gpu", "micro") or not recipe.islands
     return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
 
 

@@ -9,7 +9,7 @@ Matrices and kernels are rounded such that the errors of each output cancel (com
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,9 @@ from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.compiler.ir.save import RELEASE
 from tapeout.compiler.narrowing import mark_narrowed, matches
+from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.rounding import steered
+from tapeout.compiler.schemes import FLOAT16
 from tapeout.sdk import Changes, Declined
 from tapeout.sdk import graph as g
 
@@ -51,10 +53,15 @@ class HalfStorage:
     least: int = 256
     share: float = 0.03
     wide: tuple[str, ...] = ()
+    recipe: Recipe = field(default_factory=Recipe)
+    otherwise: bool = True
     name: str = "tflite-half-storage"
 
     def __call__(self, model: ir.Model) -> Changes:
-        weights = list(_weights(model))
+        if self.otherwise:
+            values = (v for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None)
+            self.recipe.check(model.graph, {v.name or "" for v in values})
+        weights = [w for w in _weights(model) if self._asked(w[1])]
         total = sum(tensor.nbytes for _, _, tensor in weights)
         small, seen = set(), 0
         for _, value, tensor in sorted(weights, key=lambda w: w[2].size):
@@ -77,6 +84,11 @@ class HalfStorage:
             _narrow(graph, value, tensor)
             count += 1
         return Changes(count, tuple(declined))
+
+    def _asked(self, value: ir.Value) -> bool:
+        """Whether every reader of a weight is to read float16, by its rule or by what holds without one."""
+        stated = (self.recipe.scheme_of(use.node) for use in value.uses())
+        return all(self.otherwise if s is None else s == FLOAT16 for s in stated)
 
 
 def _weights(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Value, ir.TensorProtocol]]:
