@@ -225,7 +225,8 @@ class Tally:
 class Question:
     """What an artifact in integers is asked: on which `samples` (of the source's types), against which
     `source` and `graph` (None: only the source is held against it), how its integer inputs and outputs are read
-    (`grids`), and the least SQNR to the source, if any."""
+    (`grids`), and the least SQNR to the source, if any. `adapt` and `graph_adapt` stand before the source and the
+    graph, where what they take and give is something else."""
 
     source: Reference
     graph: Reference | None
@@ -235,6 +236,7 @@ class Question:
     adapt: Adapter | None = None
     least: float | None = None
     data: str = "random"
+    graph_adapt: Adapter | None = None
 
 
 def verify_quantized(question: Question, runners: Sequence[Runner]) -> Verification:
@@ -245,14 +247,12 @@ def verify_quantized(question: Question, runners: Sequence[Runner]) -> Verificat
     result.proven = [f"{r.runtime} on {r.device}" for r in runners]
     found: dict[tuple[str, int], Pool | Tally] = {}
     for index, given in enumerate(q.samples):
-        expected = q.source.run(given if q.adapt is None else q.adapt.inputs(given), q.outputs)
-        if q.adapt is not None:
-            expected = q.adapt.outputs(expected)
+        expected = _adapted(q.source, q.adapt, given, q.outputs)
         coded = {k: q.grids[k].codes(v) if k in q.grids else v for k, v in given.items()}
         result.samples = index + 1
         answers: list[tuple[int, Mapping[str, Array]]] = []
         if q.graph is not None:
-            answers.append((-1, q.graph.run(coded, q.outputs)))
+            answers.append((-1, _adapted(q.graph, q.graph_adapt, coded, q.outputs)))
         try:
             answers += [(place, runner.run(coded)) for place, runner in enumerate(runners)]
         except (InternalError, InvalidModelError) as error:
@@ -272,6 +272,14 @@ def verify_quantized(question: Question, runners: Sequence[Runner]) -> Verificat
             entry = _entry(name, runners[place], pool, found.get((name, -1)), q)
             result.entries.append(replace(entry, samples=result.samples))
     return result
+
+
+def _adapted(
+    reference: Reference, adapt: Adapter | None, feed: Mapping[str, Array], outputs: Sequence[str]
+) -> Mapping[str, Array]:
+    if adapt is None:
+        return reference.run(feed, outputs)
+    return adapt.outputs(reference.run(adapt.inputs(feed), outputs))
 
 
 def _entry(

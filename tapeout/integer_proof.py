@@ -23,14 +23,17 @@ from tapeout.compiler.integer_verification import (
 from tapeout.compiler.metrics import Array
 from tapeout.compiler.operations import operations
 from tapeout.compiler.reference import Reference
+from tapeout.compiler.states import Feedback, states, zeros
 from tapeout.compiler.target import Runner
 from tapeout.compiler.verification import Verification
-from tapeout.proof import Claim, feeds, running, source_of
+from tapeout.proof import Claim, feeds, running, source_of, steps
 from tapeout.road import prepare
 
 # Multiply-accumulates that the samples of one proof come to, and the least number of samples.
 WORK = 1e9
 LEAST_SAMPLES = 2
+# Steps of an artifact that keeps states.
+LEAST_STEPS = 5
 # Samples that the clusters are looked at on, where it comes to that.
 CLUSTER_SAMPLES = 2
 
@@ -38,20 +41,22 @@ CLUSTER_SAMPLES = 2
 def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
     """Hold an artifact that computes in integers against the source, and against its own graph where that is
     at hand: by noise, and where that leaves a doubt cluster by cluster."""
-    given, name, real = samples_of(claim)
-    drawn = list(itertools.islice(given, count_for(claim)))
+    pairs = states(claim.prepared.model, claim.request.options)
+    given, name, real = (*steps(claim), claim.data is not None) if pairs else samples_of(claim)
+    drawn = list(itertools.islice(given, max(count_for(claim), LEAST_STEPS if pairs else 0)))
     source, adapter = source_of(claim, drawn[0])
     graph = claim.prepared.model if claim.legalized else None
+    own = None if graph is None or not pairs else Feedback({}, pairs, zeros(graph, pairs))
     outputs = [v.name or "" for v in claim.prepared.model.graph.outputs]
     grids = {} if graph is None else grids_of(graph)
     with Reference(source, threads=claim.jobs) as first:
-        question = Question(
-            first, None, drawn, outputs, grids, adapter, least=LEAST if real else None, data=name
-        )
+        question = Question(first, None, drawn, outputs, grids, adapter, LEAST if real else None, name, own)
         if graph is None:
             return verify_quantized(question, runners)
         with Reference(graph, threads=claim.jobs) as second:
             result = verify_quantized(replace(question, graph=second), runners)
+    if pairs:
+        return result  # a step of a kernel cannot be looked at without the state that it had
     if result.failure is None and any(isinstance(e, QuantizedEntry) and e.noisy for e in result.entries):
         _clear(claim, graph, runners, drawn, grids, result)
     return result

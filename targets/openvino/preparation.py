@@ -6,7 +6,7 @@ OpenVINO's PrePostProcessor embeds it; `reference` says the same in ONNX, and `h
 any order: the element type and the axis order of x; its colours (`BGR`: turned to RGB; `BGR>GRAY`: to what follows);
 `resize` (to the model's height and width; `resize=linear`, `cubic` or `nearest`) and `size=480x640` where the height
 and width of x are fixed; `mean` and `scale`, a number or one for each channel of the model; `model=NHWC`, the axis
-order that the model itself has, where that is not ONNX's.
+order that the model itself has, where that is neither ONNX's nor told by its channels.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ TYPES: Mapping[str, ir.DataType] = {
 }
 # What ONNX's operators take their axes to be, by rank.
 ORDERS = {2: "NC", 3: "NCW", 4: "NCHW", 5: "NCDHW"}
+# How many channels pictures have.
+PICTURE = (1, 3, 4)
 # Colours, and what PrePostProcessor makes of them: the channels of each, in order.
 COLOURS = {"RGB": "RGB", "BGR": "BGR", "RGBX": "RGBX", "BGRX": "BGRX", "GRAY": "Y"}
 CONVERSIONS = {
@@ -125,10 +127,17 @@ def parse(value: ir.Value, text: str) -> Preparation:
             raise UsageError(f"{where}: '{word}' is not understood; {_nearest(word, words)}", hint=EXAMPLE)
     if not found:
         raise UsageError(f"{where} says nothing", hint=EXAMPLE)
-    order = found.pop("model", ORDERS.get(len(shape), ""))
+    order = found.pop("model", _order(shape))
     made = Preparation(name=name, shape=tuple(shape), order=order, **{"layout": order, **found})
     _fits(made, where)
     return made
+
+
+def _order(shape: Sequence[int | str]) -> str:
+    """The axis order of a model's input: ONNX's, unless only the last size is one of a picture's channels."""
+    if len(shape) == 4 and shape[3] in PICTURE and shape[1] not in PICTURE:
+        return "NHWC"
+    return ORDERS.get(len(shape), "")
 
 
 def _value(key: str, content: str, where: str) -> Any:
