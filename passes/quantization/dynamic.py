@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.functions import DOMAIN, declare
 
 _ROUND = """  zero = Constant <value_float = 0.0> ()
@@ -61,6 +62,14 @@ def declare_rounding(model: ir.Model) -> None:
     """Let `model` know both functions."""
     declare(model, ROWS)
     declare(model, SAMPLES)
+
+
+def forget_rounding(model: ir.Model) -> None:
+    """Take away those of the functions that nothing calls."""
+    used = {n.op_type for graph in g.graphs(model) for n in graph if n.domain == DOMAIN}
+    for name in NAMES.values():
+        if name not in used:
+            model.functions.pop((DOMAIN, name, ""), None)
 
 
 def rounded(value: ir.Value | None) -> str:

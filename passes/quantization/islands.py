@@ -1,6 +1,7 @@
 """Islands of floating-point in an integer graph: which nodes, by what their quantization costs at the outputs.
 
-Tensors are taken in the order of the error that each adds by itself (`sensitivity.py`). A tensor stays real when
+What stands behind the last products is real from the start, and so are masks and normalizations where that helps.
+Then tensors are taken in the order of the error that each adds by itself (`sensitivity.py`). A tensor stays real when
 every node that makes or reads it does, so these nodes join the islands, as long as the multiply-accumulates there
 stay within a budget. A front end that computes a spectrum is outside of the budget, and so is one island that
 alone removes most of an error that leaves nothing of the outputs.
@@ -8,7 +9,7 @@ alone removes most of an error that leaves nothing of the outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +32,15 @@ SPECTRAL = frozenset(
     }
 )  # fmt: skip
 
+# What a normalization is written with.
+NORMALIZING = frozenset({"ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Reciprocal", "Div", "Pow"})
+
 # So many tensors join the islands before the error is measured again.
 EACH = 3
+# Of so many tensors each is measured by itself.
+FEW = 40
+# How often the tensors that are left are measured again.
+ROUNDS = 2
 
 
 @dataclass
@@ -47,88 +55,110 @@ class Chosen:
     ranking: list[tuple[Site, float]] = field(default_factory=list)
 
 
+def never(_: ir.Node) -> bool:
+    return False
+
+
+@dataclass
+class State:
+    """Nodes in islands by name, the error that is left, the multiply-accumulates that they take."""
+
+    inside: frozenset[str]
+    error: float
+    used: float
+
+
 @dataclass(frozen=True)
 class Islands:
-    """How islands are chosen. Errors are shares of the outputs' variance: 0.003 is 25 dB.
+    """How islands are chosen. Errors are shares of the outputs' variance: 0.0005 is 33 dB.
 
     `enough` ends the search; a tensor that adds less than `least` of the error that remains is left in integers.
     `budget` and `extended` bound the multiply-accumulates in islands; the larger bound is for islands that halve
-    an error beyond `broken`.
+    an error beyond `broken`. Products for which `rounds` holds have kernels that round the real activations of an
+    island to 8 bits as they read them: in a model of fewer than `small` multiply-accumulates, which takes no time
+    either way, they are outside of the budget.
     """
 
     budget: float = 0.05
     extended: float = 0.15
-    enough: float = 0.003
+    enough: float = 0.0005
     least: float = 0.02
     broken: float = 0.05
+    small: float = 1e5
+    rounds: Callable[[ir.Node], bool] = never
 
-    def choose(self, quantized: ir.Model, source: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Chosen:
-        """The islands for `quantized`, a Q/DQ graph made of `source`, by its outputs on `feeds`."""
-        board = Switchboard(quantized, source, feeds)
-        every = frozenset(s.switch for s in board.sites)
-        error = board.error(every)
-        chosen = Chosen(before=error, after=error)
-        if error <= self.enough:
-            return chosen
-        nodes = {n.name or "": n for n in source.graph}
-        work = {
-            k: float(operations(n, 1) or 0) if LAST.sub("", n.op_type) in PRODUCTS else 0.0
-            for k, n in nodes.items()
-        }
+    def start(self, board: Switchboard) -> Chosen:
+        """What is real from the start: the nodes behind the last products and, where it helps, spectral front ends,
+        masks of attention and normalizations."""
+        source = board.source
+        every = [s.switch for s in board.sites]
+        before = board.error(every)
+        inside = tail(source)
+        error = board.error(every, inside) if inside else before
+        for more, least in ((spectral(source), 0.5), (masks(source), 0.85), (normalizations(source), 0.85)):
+            if more - inside and error > self.enough:
+                found = board.error(every, inside | more)
+                if found < least * error:
+                    inside, error = inside | more, found
+        return Chosen(inside, before, error)
+
+    def grow(self, board: Switchboard, start: Chosen) -> Chosen:
+        """`start` and what else is worth it."""
+        source = board.source
+        work = {n.name or "": multiplications(n) for n in source.graph}
         total = sum(work.values()) or 1.0
-        by_switch = {s.switch: s for s in board.sites}
         spectrum = spectral(source)
-        inside: frozenset[str] = frozenset()
-
-        if spectrum and (found := board.error(every - _real(board, spectrum, nodes))) < 0.5 * error:
-            inside, chosen.after = spectrum, found
-        alone = board.alone(every - _real(board, inside, nodes))
-        chosen.ranking = [(by_switch[k], e) for k, e in alone.items()]
-        start = inside, chosen.after, 0.0
-        best = self._grow(board, by_switch, alone, nodes, work, spectrum, start, self.budget * total, every)
-        if best[1] > self.broken:
-            wide = self._grow(
-                board, by_switch, alone, nodes, work, spectrum, start, self.extended * total, every
-            )
-            best = wide if wide[1] < 0.6 * best[1] else best
-        inside, chosen.after, chosen.share = best[0], best[1], best[2] / total
-        chosen.nodes = inside
-        chosen.spectral = sum(work[n] for n in inside & spectrum) / total
-        return chosen
+        free = spectrum | self._rounding(source) if total < self.small else spectrum
+        every = [s.switch for s in board.sites]
+        state = State(start.nodes, board.error(every, start.nodes), sum(work[n] for n in start.nodes - free))
+        ranking: list[tuple[Site, float]] = []
+        for _ in range(ROUNDS):
+            if state.error <= self.enough:
+                break
+            by_switch = {s.switch: s for s in board.sites}
+            ranked = [(by_switch[k], e) for k, e in board.alone(state.inside).items()]
+            ranking = ranking or ranked
+            best = self._grow(board, ranked, work, free, state, self.budget * total)
+            if best.error > self.broken:
+                wide = self._grow(board, ranked, work, free, state, self.extended * total)
+                best = wide if wide.error < 0.6 * best.error else best
+            if best.error > 0.9 * state.error:
+                break
+            state = best
+        share = sum(work[n] for n in state.inside - spectrum) / total
+        own = sum(work[n] for n in state.inside & spectrum) / total
+        return Chosen(state.inside, start.before, state.error, share, own, ranking)
 
     def _grow(
         self,
         board: Switchboard,
-        sites: Mapping[str, Site],
-        alone: Mapping[str, float],
-        nodes: Mapping[str, ir.Node],
+        ranked: Sequence[tuple[Site, float]],
         work: Mapping[str, float],
         free: frozenset[str],
-        start: tuple[frozenset[str], float, float],
+        start: State,
         budget: float,
-        every: frozenset[str],
-    ) -> tuple[frozenset[str], float, float]:
-        """Nodes inside, the error and the work there, when sites join in the order of `alone`."""
-        inside, error, used = start
+    ) -> State:
+        """What becomes of `start` when sites join in the order of what each adds."""
+        every = frozenset(s.switch for s in board.sites)
+        inside, error, used = start.inside, start.error, start.used
         waiting = 0
-        for switch, own in alone.items():
+        for site, own in ranked:
             if error <= self.enough or own < self.least * max(error, self.enough):
                 break
-            more = frozenset(n for n in sites[switch].nodes if n in nodes) - inside
+            more = frozenset(n for n in site.nodes if n in work) - inside
             need = sum(work[n] for n in (inside | more) - free)
-            if not more or need > budget:
+            if not more or need > budget or not any(w for n, w in work.items() if n not in inside | more):
                 continue
             inside, used, waiting = inside | more, need, waiting + 1
-            if waiting == EACH:
-                error, waiting = board.error(every - _real(board, inside, nodes)), 0
+            if waiting == EACH or len(ranked) <= FEW:
+                error, waiting = board.error(every, inside), 0
         if waiting:
-            error = board.error(every - _real(board, inside, nodes))
-        return inside, error, used
+            error = board.error(every, inside)
+        return State(inside, error, used)
 
-
-def _real(board: Switchboard, inside: frozenset[str], nodes: Mapping[str, ir.Node]) -> frozenset[str]:
-    """The switches of the tensors that only nodes `inside` make and read."""
-    return frozenset(s.switch for s in board.sites if all(n in inside or n not in nodes for n in s.nodes))
+    def _rounding(self, source: ir.Model) -> frozenset[str]:
+        """Names of the products whose kernels can round real activations row by row as they read them."""
+        return frozenset(n.name or "" for n in source.graph if self.rounds(n))
 
 
 def spectral(model: ir.Model) -> frozenset[str]:
@@ -144,6 +174,56 @@ def spectral(model: ir.Model) -> frozenset[str]:
         if plain[node] and behind[node] and (op == "Log" or (op == "Sqrt" and _magnitude(node))):
             found |= {n.name or "" for n in _ancestors(node)}
     return found
+
+
+def tail(model: ir.Model) -> frozenset[str]:
+    """Names of the nodes behind the last products, on the way to floating-point outputs: real numbers are asked
+    for there, and these few operators need not round them again."""
+    before: set[ir.Node] = set()  # a product follows
+    found: dict[str, None] = {}
+    for node in reversed(list(model.graph)):
+        follows = any(u.node in before or _works(u.node) for v in node.outputs for u in v.uses())
+        if follows:
+            before.add(node)
+        elif not _works(node):
+            found[node.name or ""] = None
+    return frozenset(found)
+
+
+def _works(node: ir.Node) -> bool:
+    return LAST.sub("", node.op_type) in PRODUCTS or "Pool" in node.op_type
+
+
+def masks(model: ir.Model) -> frozenset[str]:
+    """Names of the nodes that add to scores, or choose among them, right before a Softmax, and of these: what is
+    masked is far below everything else."""
+    found = []
+    for node in model.graph:
+        made = node.inputs[0].producer() if node.op_type == "Softmax" and node.inputs[0] is not None else None
+        if made is not None and made.op_type in ("Add", "Where"):
+            found += [node.name or "", made.name or ""]
+    return frozenset(found)
+
+
+def normalizations(model: ir.Model) -> frozenset[str]:
+    """Names of the nodes around the roots of normalizations, up to the products (and what reads their inputs)."""
+    found: set[ir.Node] = set()
+    for node in model.graph:
+        if node.op_type not in ("Sqrt", "LayerNormalization", "RMSNormalization") or node in found:
+            continue
+        region, queue = {node}, [node]
+        while queue:
+            at = queue.pop()
+            makers = [v.producer() for v in at.inputs if v is not None]
+            around = [m for m in makers if m is not None]
+            if at.op_type not in ("Add",) or at is node:
+                around += [u.node for v in at.outputs for u in v.uses()]
+            for other in around:
+                if other not in region and other.op_type in NORMALIZING:
+                    region.add(other)
+                    queue.append(other)
+        found |= region
+    return frozenset(n.name or "" for n in found)
 
 
 def _magnitude(node: ir.Node) -> bool:

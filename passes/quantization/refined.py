@@ -2,34 +2,41 @@
 
 1. ranges that count behind activations (`clipping.py`), from statistics alone
 2. islands of floating-point, by the error that tensors add at the outputs (`islands.py`)
-3. codes and biases, layer by layer (`layers.py`, `rounding.py`), kept where they bring the outputs nearer
+3. scales per channel where integers meet them (`smoothquant.py`)
+4. codes and biases, layer by layer (`layers.py`, `rounding.py`), kept where they bring the outputs nearer
 
-Steps 2 and 3 need samples: from a statistics file only the first is made.
+Only the first can be done from a statistics file, without samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from tapeout.compiler.calibration.statistics import Statistics
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import operations
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.reference import Reference
 from tapeout.compiler.rewriting import Changes
-from tapeout.compiler.schemes import FLOAT32
+from tapeout.compiler.schemes import FLOAT32, WEIGHTS
 from tapeout.passes.quantization.clipping import saturating
-from tapeout.passes.quantization.islands import Islands
+from tapeout.passes.quantization.dynamic import declare_rounding, forget_rounding
+from tapeout.passes.quantization.islands import Chosen, Islands, spectral
 from tapeout.passes.quantization.layers import Algorithm, Edit, Fit, apply, spread
 from tapeout.passes.quantization.products import product
-from tapeout.passes.quantization.quantize import Quantize
+from tapeout.passes.quantization.quantize import Quantize, widen
+from tapeout.passes.quantization.report import META as REPORT
 from tapeout.passes.quantization.rounding import BiasCorrection, Gptq
+from tapeout.passes.quantization.sensitivity import Switchboard
+from tapeout.passes.quantization.smoothquant import SmoothQuant
+from tapeout.passes.quantization.weights import PLACES, Store, readers
 
 if TYPE_CHECKING:
     from tapeout.compiler.calibration import Calibration
@@ -37,7 +44,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
 
-META = "tapeout.refined"
+# Scales that SmoothQuant brings in must shrink the error by this share.
+BETTER = 0.9
 
 # Multiply-accumulates that one measurement of the outputs may take, and the samples that it uses at least and most.
 WORK = 1.5e9
@@ -46,6 +54,9 @@ FEWEST, MOST = 3, 32
 MOST_WORK = 6e11
 # Samples of both graphs that the walk counts.
 FITTED = 100
+
+# The scheme of products in islands whose kernels round what they read.
+ROUNDED = "int8-dynamic"
 
 OPTION = "refine"
 CHOICES = ("auto", "full", "off")
@@ -74,18 +85,67 @@ class Refined:
         few = spread(feeds, samples_for(model))
         source = model.clone()
         quantize = replace(quantize, borders=False)  # the samples are real numbers
+        chosen = Chosen()
         if self.islands is not None:
+            islands = replace(self.islands, rounds=self._rounds)
             trial = model.clone()
             quantize(trial)
-            chosen = self.islands.choose(trial, source, few)
-            inside = dict.fromkeys(sorted(chosen.nodes), FLOAT32)
-            quantize = replace(quantize, overrides={**inside, **quantize.overrides})
+            board = Switchboard(trial, source, few)
+            chosen = islands.start(board)
+            smooth = self._smoothed(model, quantize, chosen, few)
+            if smooth is not None:
+                smooth(model)
+                quantize = replace(quantize, measured=smooth.result)
+                chosen = replace(chosen, nodes=chosen.nodes | set(smooth.made))
+                source, trial = model.clone(), model.clone()
+                with_floats(quantize, chosen.nodes)(trial)
+                board = Switchboard(trial, source, few)
+            chosen = islands.grow(board, chosen)
+            quantize = with_floats(quantize, chosen.nodes)
             self.notes["islands"] = chosen
         changes = quantize(model)
+        if chosen.nodes:
+            self._round(model, chosen.nodes - spectral(source))
         for edit, node in self._fitted(model, source, feeds, few):
             apply(model, node, edit)
         quantize.give_borders(model)
         return changes
+
+    def _smoothed(
+        self, model: ir.Model, quantize: Quantize, chosen: Chosen, feeds: Sequence[Feed]
+    ) -> SmoothQuant | None:
+        """The pass that scales what crosses between integers and floats, where it brings the outputs nearer."""
+        statistics = quantize.measured
+        if not isinstance(statistics, Statistics) or not chosen.nodes:
+            return None
+        plain, tried = model.clone(), model.clone()
+        with_floats(quantize, chosen.nodes)(plain)
+        floats = {n.name or "" for n in plain.meta[REPORT]["left"]} | chosen.nodes
+        smooth = SmoothQuant(statistics, floats)
+        if not smooth(tried).count:
+            return None
+        with_floats(replace(quantize, measured=smooth.result), chosen.nodes | set(smooth.made))(tried)
+        before, after = distances(model, (plain, tried), feeds)
+        self.notes["smooth"] = (before, after)
+        return SmoothQuant(statistics, floats) if after < BETTER * before else None
+
+    def _rounds(self, node: ir.Node) -> bool:
+        """Whether a kernel of the target can round the real activations that `node` reads, row by row."""
+        place = PLACES.get((node.domain, node.op_type))
+        return place is not None and place.rounds == "rows" and self.quantize.scheme.act == ir.DataType.INT8
+
+    def _round(self, model: ir.Model, inside: frozenset[str]) -> None:
+        """Let products in islands multiply activations that their kernels round with codes, where rows take it."""
+        widened = widen(model)
+        declare_rounding(model)
+        store = Store(model, self.quantize.declaration)
+        for node, place in readers(model):
+            if node.name in inside and self._rounds(node):
+                store.put(node, place, WEIGHTS[ROUNDED])
+        for value, cast in widened.items():
+            value.replace_all_uses_with(cast.outputs[0])
+        forget_rounding(model)
+        g.remove_dead(model.graph)
 
     def _fitted(
         self, model: ir.Model, source: ir.Model, feeds: Sequence[Feed], few: Sequence[Feed]
@@ -103,6 +163,11 @@ class Refined:
             return []
         nodes = {n.name: n for n in model.graph}
         return [(edit, nodes[edit.node]) for edit in fit.edits]
+
+
+def with_floats(quantize: Quantize, nodes: Iterable[str]) -> Quantize:
+    """`quantize`, nodes of these names left in floating-point."""
+    return replace(quantize, overrides={**dict.fromkeys(sorted(nodes), FLOAT32), **quantize.overrides})
 
 
 def refined(quantize: Quantize, calibration: Calibration | None, choice: str, integers_only: bool) -> Pass:

@@ -8,7 +8,7 @@ which fitting them mends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from tapeout.compiler.reference import Reference
 
 Array = np.ndarray[Any, Any]
 
+# Activations that kernels fuse.
+FUSED = ("Relu", "Clip")
 # Operators that hand on elements of one input: quantized or not, they are what their input is.
 HANDING_ON = frozenset(
     {
@@ -41,6 +43,15 @@ class Site(NamedTuple):
     origins: tuple[str, ...]
 
 
+class Edge(NamedTuple):
+    """What one node reads of a site: a switch of its own, and the nodes (by name) that make the number."""
+
+    switch: str
+    site: str
+    makers: tuple[str, ...]
+    reader: str
+
+
 @dataclass
 class Switchboard:
     """`quantized`, a Q/DQ graph, with switches; `source` is the float graph that it was made of."""
@@ -50,10 +61,12 @@ class Switchboard:
     feeds: Sequence[Mapping[str, Array]]
     threads: int = 2
     sites: list[Site] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
     runs: int = 0
 
     def __post_init__(self) -> None:
         self._model = self.quantized.clone()
+        self._waiting: dict[ir.Node, str] = {}
         self._real_weights()
         self._switch()
         with Reference(self.source, threads=self.threads) as reference:
@@ -103,54 +116,62 @@ class Switchboard:
             Site(f"switch~~{i}", tuple(f["tensors"]), tuple(f["nodes"]), tuple(f["origins"]))
             for i, f in enumerate(found)
         ]
+        roots = {v: root for v in of if (root := _root(v)) is not v}
+        for value, root in roots.items():
+            self._edges(value, root, f"switch~~{of[value]}")
         graph.inputs.extend(
-            ir.Value(name=s.switch, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
-            for s in self.sites
+            ir.Value(name=e.switch, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+            for e in self.edges
         )
         switches = {v.name: v for v in graph.inputs}
-        for value, site in list(of.items()):
-            made = value.producer()
-            if made is None or made.op_type != "DequantizeLinear":
-                continue
-            coded = made.inputs[0].producer() if made.inputs[0] is not None else None
-            if coded is None or coded.op_type != "QuantizeLinear":
-                continue
-            chosen = ir.node(
-                "Where",
-                [switches[f"switch~~{site}"], value, coded.inputs[0]],
-                name=g.fresh(graph, "switched"),
-            )
-            chosen.outputs[0].dtype, chosen.outputs[0].shape = value.dtype, value.shape  # type: ignore[assignment]
-            chosen.outputs[0].name = g.fresh(graph, "switched")
-            graph.insert_after(made, chosen)
-            for use in list(value.uses()):
-                if use.node is not chosen:
-                    use.node.replace_input_with(use.idx, chosen.outputs[0])
-            for i, output in enumerate(graph.outputs):
-                if output is value:
-                    name = value.name
-                    value.name = g.fresh(graph, name or "output")
-                    chosen.outputs[0].name = name
-                    graph.outputs[i] = chosen.outputs[0]
+        for node in graph:
+            if node.op_type == "Where" and node.inputs[0] is None:
+                node.replace_input_with(0, switches[self._waiting[node]])
+
+    def _edges(self, value: ir.Value, real: ir.Value, site: str) -> None:
+        """Let each node that reads `value` read a choice between it and `real`."""
+        graph = self._model.graph
+        makers = tuple(n.name or "" for n in _makers(real))
+        made = value.producer()
+        assert made is not None
+        chosen: dict[ir.Node, ir.Value] = {}
+        for use in list(value.uses()):
+            if use.node not in chosen:
+                chosen[use.node] = self._choice(made, value, real, site, makers, use.node.name or "")
+            use.node.replace_input_with(use.idx, chosen[use.node])
+        for i, output in enumerate(graph.outputs):
+            if output is value:
+                result = self._choice(made, value, real, site, makers, "")
+                name = value.name
+                value.name, result.name = g.fresh(graph, name or "output"), name
+                graph.outputs[i] = result
+
+    def _choice(
+        self, after: ir.Node, value: ir.Value, real: ir.Value, site: str, makers: tuple[str, ...], reader: str
+    ) -> ir.Value:
+        graph = self._model.graph
+        node = ir.node("Where", [None, value, real], name=g.fresh(graph, "switched"))
+        result = node.outputs[0]
+        result.type, result.shape, result.name = value.type, value.shape, g.fresh(graph, "switched")
+        graph.insert_after(after, node)
+        edge = Edge(f"{site}~~{len(self.edges)}", site, makers, reader)
+        self.edges.append(edge)
+        self._waiting[node] = edge.switch
+        return result
 
     def _add(self, node: ir.Node, of: dict[ir.Value, int], found: list[dict[str, dict[str, None]]]) -> None:
         value = node.inputs[0]
         assert value is not None
-        stood_for = value.producer()
         site = of.get(value)
         if site is None:
             site = len(found)
             found.append({"tensors": {}, "nodes": {}, "origins": {}})
             of[value] = site
         entry = found[site]
-        maker = stood_for
-        while maker is not None and maker.op_type in ("Relu", "Clip") and maker.inputs[0] is not None:
-            entry["nodes"][maker.name or ""] = None  # the activation that a kernel fuses
-            maker = maker.inputs[0].producer()
-        if maker is not None and maker.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        for maker in _makers(value):
             entry["nodes"][maker.name or ""] = None
-            for name in origin(maker):
-                entry["origins"][name] = None
+            if maker.op_type not in FUSED:
+                entry["origins"].update(dict.fromkeys(origin(maker)))
         for use in node.outputs[0].uses():
             real = use.node
             if real.op_type != "DequantizeLinear":
@@ -161,11 +182,11 @@ class Switchboard:
                 if reader.node.op_type != "QuantizeLinear":
                     entry["nodes"][reader.node.name or ""] = None
 
-    def errors(self, on: Iterable[str]) -> dict[str, float]:
+    def errors(self, on: Iterable[str], inside: Collection[str] = ()) -> dict[str, float]:
         """Each output's squared error as a share of its variance, where the sites with switches `on` are
-        quantized."""
+        quantized, save what nodes `inside` (by name) hand to each other and read of inputs."""
         chosen = set(on)
-        switches = {s.switch: np.asarray(s.switch in chosen) for s in self.sites}
+        switches = {e.switch: np.asarray(e.site in chosen and not _within(e, inside)) for e in self.edges}
         total = dict.fromkeys(self._power, 0.0)
         for feed, wanted in zip(self.feeds, self._wanted, strict=True):
             made = self._reference.run({**feed, **switches}, list(total))
@@ -174,23 +195,21 @@ class Switchboard:
         self.runs += 1
         return {name: total[name] / self._power[name] for name in total}
 
-    def error(self, on: Iterable[str]) -> float:
+    def error(self, on: Iterable[str], inside: Collection[str] = ()) -> float:
         """The mean of `errors`."""
-        found = self.errors(on)
+        found = self.errors(on, inside)
         return sum(found.values()) / max(len(found), 1)
 
-    def alone(
-        self, among: Iterable[str] | None = None, share: float = 0.01, limit: int = 120
-    ) -> dict[str, float]:
-        """What each site (of those with switches `among`) adds by itself, the worst first.
+    def alone(self, inside: Collection[str] = (), share: float = 0.01, limit: int = 120) -> dict[str, float]:
+        """What each site adds by itself beside nodes that are `inside`, the worst first.
 
         Sites are measured together, in halves of halves, and only groups that add more than `share` of what all
         of them add are taken apart: in the others each site gets an equal part. At most `limit` runs.
         """
         found: dict[str, float] = {}
-        chosen = None if among is None else set(among)
-        every = [s.switch for s in self.sites if chosen is None or s.switch in chosen]
-        whole = self.error(every)
+        live = {e.site for e in self.edges if not _within(e, inside)}
+        every = [s.switch for s in self.sites if s.switch in live]
+        whole = self.error(every, inside)
         queue = [(whole, every)] if every else []
         runs = 0
         while queue:
@@ -201,6 +220,32 @@ class Switchboard:
                 continue
             half = len(group) // 2
             for part in (group[:half], group[half:]):
-                queue.append((self.error(part), part))
+                queue.append((self.error(part, inside), part))
                 runs += 1
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _makers(value: ir.Value) -> list[ir.Node]:
+    """The nodes of the kernel that makes `value`: an operator, and the activations that it fuses."""
+    found = []
+    maker = value.producer()
+    while maker is not None and maker.op_type in FUSED and maker.inputs[0] is not None:
+        found.append(maker)
+        maker = maker.inputs[0].producer()
+    if maker is not None and maker.op_type not in ("QuantizeLinear", "DequantizeLinear", "Where"):
+        found.append(maker)
+    return found
+
+
+def _root(value: ir.Value) -> ir.Value:
+    """The numbers that `value` has been rounded from, once or several times."""
+    made = g.producer(value, "DequantizeLinear")
+    coded = None if made is None else g.producer(made.inputs[0], "QuantizeLinear")
+    return value if coded is None or coded.inputs[0] is None else _root(coded.inputs[0])
+
+
+def _within(edge: Edge, inside: Collection[str]) -> bool:
+    """Whether nodes `inside` make and read what goes along `edge`; inputs and outputs of the graph are real."""
+    if not edge.reader and not edge.makers:
+        return False
+    return (not edge.reader or edge.reader in inside) and all(m in inside for m in edge.makers)
