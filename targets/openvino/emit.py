@@ -7,12 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.ir.save import LARGEST, save, to_bytes
+from tapeout.compiler.ir.save import LARGEST, save, to_proto
 from tapeout.compiler.states import states
 from tapeout.sdk import Request
 from tapeout.sdk import graph as g
+from tapeout.targets.openvino.mend import bodies, mend, readable
 from tapeout.targets.openvino.preparation import embed, preparations
 from tapeout.targets.openvino.runtime import core, openvino
 from tapeout.targets.openvino.states import keep
@@ -48,10 +50,17 @@ def build(model: ir.Model, folder: Path) -> Any:
         if v.const_value
     )
     if size < LARGEST // 2:
-        made = core().read_model(to_bytes(model), b"")
+        proto = to_proto(model)
+        readable(proto.graph)
+        made = core().read_model(proto.SerializeToString(), b"")
     else:
-        save(model, folder / "graph.onnx")
-        made = core().read_model(folder / "graph.onnx")
+        place = folder / "graph.onnx"
+        save(model, place)
+        proto = onnx.load(place, load_external_data=False)
+        readable(proto.graph)
+        place.write_bytes(proto.SerializeToString())
+        made = core().read_model(place)
+    mend(made)
     return made
 
 
@@ -76,11 +85,3 @@ def named(made: Any, known: set[str]) -> None:
                 visit(inner)
 
     visit(made)
-
-
-def bodies(op: Any) -> list[Any]:
-    """The graphs inside a Loop, TensorIterator or If."""
-    kind = op.get_type_name()
-    if kind == "If":
-        return [op.get_function(i) for i in range(2)]
-    return [op.get_function()] if kind in ("Loop", "TensorIterator") else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tapeout.sdk import CANONICALIZE, FUSION, WEIGHTS, Decompose, Pass, Recipe, Request
+from tapeout.targets.openvino.legalize import MASKED_ROWS, WRAPPING, WriteOut
 from tapeout.targets.openvino.options import checks
 
 # Written as MatMul where its weight is to be stored as codes.
@@ -11,11 +12,16 @@ PRODUCTS = frozenset({"Gemm"})
 
 def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
+    from tapeout.targets.openvino import declaration
+
     return (
         *checks(request),
         *CANONICALIZE,
         *FUSION,
         Decompose(kernels(request.device) - (PRODUCTS if request.scheme in WEIGHTS else frozenset())),
+        WriteOut(declaration(request.device)),
+        MASKED_ROWS,
+        WRAPPING,
         *CANONICALIZE,
         *weights(request),
     )

@@ -2,6 +2,60 @@
 
 from __future__ import annotations
 
-from tapeout.sdk import Quantity
+from typing import Any
 
-QUANTITIES: list[Quantity] = []
+from tapeout.sdk import Call, Quantity, quantity
+from tapeout.sdk import graph as g
+
+
+@quantity("resize.whole", "sizes that are the scales times the sizes before")
+def resize_whole(call: Call) -> Any:
+    """True where a Resize is told sizes, or scales that give whole ones: the front end aligns corners by sizes."""
+    if call.value("sizes") is not None:
+        return True
+    scales, shape = g.constant(call.value("scales"), limit=64), g.dims(call.value("X"))
+    if scales is None or shape is None:
+        return None
+    axes = call.attribute("axes") or range(len(shape))
+    sized = [(shape[axis], float(scale)) for axis, scale in zip(axes, scales.reshape(-1), strict=True)]
+    if any(not isinstance(size, int) and scale != 1 for size, scale in sized):
+        return None
+    return all(scale == 1 or (size * scale).is_integer() for size, scale in sized)
+
+
+@quantity("shape.forward", "axes in order")
+def shape_forward(call: Call) -> Any:
+    """True where a Shape tells at least one axis, or is asked for all."""
+    rank = g.rank(call.input(0))
+    start, end = call.attribute("start") or 0, call.attribute("end")
+    if start == 0 and end is None:
+        return True
+    if rank is None:
+        return None
+    first, last = (max(0, min(rank, i + rank if i < 0 else i)) for i in (start, rank if end is None else end))
+    return first < last
+
+
+@quantity("pool.covered", "windows that begin on the data")
+def pool_covered(call: Call) -> Any:
+    """True where no window of a rounded-up pooling would begin behind the data, which ONNX then leaves out."""
+    if not call.attribute("ceil_mode"):
+        return True
+    shape, kernel = g.dims(call.input(0)), call.attribute("kernel_shape")
+    if shape is None or call.attribute("auto_pad") not in (None, "NOTSET"):
+        return None
+    count = len(kernel)
+    strides = call.attribute("strides") or (1,) * count
+    dilations = call.attribute("dilations") or (1,) * count
+    pads = call.attribute("pads") or (0,) * (2 * count)
+    for i, size in enumerate(shape[2:]):
+        if not isinstance(size, int):
+            return None
+        span = (kernel[i] - 1) * dilations[i] + 1
+        last = -(-(size + pads[i] + pads[i + count] - span) // strides[i])
+        if last * strides[i] >= size + pads[i]:
+            return False
+    return True
+
+
+QUANTITIES: list[Quantity] = [resize_whole, shape_forward, pool_covered]
