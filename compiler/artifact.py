@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -119,8 +120,7 @@ class Stage:
 
     def _discard(self) -> None:
         for temporary, _ in self._staged:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            _remove(temporary)
         self._staged.clear()
 
     def path(self, place: Path) -> Path:
@@ -144,6 +144,18 @@ class Stage:
                 stream.flush()
                 os.fsync(stream.fileno())
 
+    @contextlib.contextmanager
+    def folder(self, place: Path) -> Iterator[Path]:
+        """A folder for the content of `place`; synced, files first, when the block ends."""
+        temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(6)}")
+        with file_errors("write", place):
+            temporary.mkdir()
+            self._staged.append((temporary, place))
+            yield temporary
+            for file in sorted(temporary.iterdir()):
+                _sync(file)
+            _sync(temporary)
+
     def write(self, place: Path, content: bytes) -> None:
         """Stage a small file."""
         with self.open(place) as sink:
@@ -157,8 +169,7 @@ class Stage:
         """Forget and remove what was staged for `place`."""
         for temporary, p in list(self._staged):
             if p == place:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
+                _remove(temporary)
                 self._staged.remove((temporary, p))
 
     def publish(self) -> None:
@@ -172,25 +183,28 @@ class Stage:
                 old = place.with_name(f".{place.name[:100]}.{secrets.token_hex(6)}.old")
                 done.append((temporary, place, old))
                 with file_errors("write", place):
-                    if place.exists():
+                    if place.is_dir():
+                        os.rename(place, old)  # a folder is not replaced by a rename
+                    elif place.exists():
                         with contextlib.suppress(OSError):  # without links the rename alone is still atomic
                             os.link(place, old)
                     os.replace(temporary, place)
             for folder in {place.parent for _, place in self._staged}:
-                _sync_folder(folder)
+                _sync(folder)
             self._staged.clear()
         except BaseException:
             for temporary, place, old in reversed(done):
                 with contextlib.suppress(OSError):
                     if old.exists():
+                        if old.is_dir() and place.exists():
+                            _remove(place)
                         os.replace(old, place)
                     elif not temporary.exists():
-                        place.unlink()
+                        _remove(place)
             raise
         finally:
             for _, _, old in done:
-                with contextlib.suppress(OSError):
-                    old.unlink()
+                _remove(old)
 
 
 _open: set[Stage] = set()
@@ -202,9 +216,18 @@ def discard_all() -> None:
         stage._discard()
 
 
-def _sync_folder(folder: Path) -> None:
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, where it is there."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
     with contextlib.suppress(OSError):  # not every file system can
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from tapeout.compiler import last_resort
 from tapeout.compiler.errors import TapeoutError, VendorToolError
 from tapeout.compiler.rewriting import Changes
 
@@ -32,13 +33,10 @@ if TYPE_CHECKING:
 
 SECONDS = 1800.0  # for one call of a plugin; importing one and asking it what it takes has SHORT
 SHORT = 60.0
-GRACE = 10.0  # after which `stuck` is called: native code answers to no exception
+GRACE = 10.0  # after which the last resort is called: native code answers to no exception
 LIMIT = "TAPEOUT_PLUGIN_SECONDS"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HINT = "a fault of the plugin: please report it to its maker (TAPEOUT_TRACEBACK=1 shows where)"
-
-# What the command line does about a plugin that does not come back; it ends the process.
-stuck: Callable[[VendorToolError], None] | None = None
 
 
 class _Late(BaseException):
@@ -128,8 +126,8 @@ def _deadline(seconds: float, call: _Call) -> Iterator[None]:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Late))
             done.wait(1.0)
             waited += 1.0
-        if not done.is_set() and stuck is not None:
-            stuck(_late(call, seconds))
+        if not done.is_set() and last_resort.end is not None:
+            last_resort.end(_late(call, seconds))
 
     def alarm(*_: object) -> None:
         raise _Late

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tapeout.compiler.errors import FallbackError, UnsupportedError, UsageError
+from tapeout.compiler.partition import Limits
 
 POLICIES = ("error", "host")
 NAMED = 5
@@ -14,17 +15,23 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Fallback:
-    """`policy` is "error" or "host", `most` the share of operators in percent that may be the host's. Raises
-    UsageError for anything else."""
+    """`policy` is "error" or "host", `most` the share of operators in percent that may be the host's, `limits` what
+    is worth a part on the device. Raises UsageError for anything else."""
 
     policy: str = "error"
     most: float | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise UsageError(f"--fallback '{self.policy}': expected {' or '.join(POLICIES)}")
         if self.most is not None and not 0 <= self.most <= 100:
             raise UsageError(f"--max-fallback {self.most:g}: expected a share from 0 to 100 percent")
+        if self.limits != Limits() and not self.to_host:
+            raise UsageError(
+                "--smallest-island and --largest-transfer say what goes to the host",
+                hint="add --fallback host",
+            )
 
     @property
     def to_host(self) -> bool:

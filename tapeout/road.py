@@ -22,6 +22,7 @@ from tapeout.compiler.target import target as find_target
 
 if TYPE_CHECKING:
     from tapeout.compiler.declaration import Acceptance, Refusal
+    from tapeout.compiler.partition import Part
 
 # A path, a model in memory, or (from `importing`) a torch module or another framework's file made ONNX.
 Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | Imported | Any"
@@ -45,6 +46,7 @@ class Prepared:
     files: list[Path]
     framework: str | None = None  # that it came from, with its version; None for ONNX
     conversion_error: float | None = None  # of the ONNX form against the framework, None where it was not run
+    parts: list[Part] | None = None  # of a bundle, once the model has been through the passes
 
 
 def choose(
@@ -186,13 +188,20 @@ def refuse(acceptance: Acceptance, target: Target) -> None:
     from tapeout.compiler.explanation import refusal_error
 
     error = refusal_error(acceptance, target.name)
-    if target.extends is not None:
-        error.hint = (
-            f"{error.hint}; --fallback host leaves it to the CPU"
-            if error.hint
-            else ("--fallback host leaves it to the CPU")
-        )
+    if can_leave(target):
+        leave = "--fallback host leaves it to the CPU"
+        error.hint = f"{error.hint}; {leave}" if error.hint else leave
     raise error
+
+
+def can_leave(target: Target) -> bool:
+    """Whether what the target refuses can be the host's: within its artifact, or in a bundle."""
+    return target.extends is not None or can_bundle(target)
+
+
+def can_bundle(target: Target) -> bool:
+    """Whether an artifact of the target may be a part among others: none that another target or tool completes."""
+    return target.extends is None and target.finish is None
 
 
 def leave_to_host(
@@ -204,6 +213,15 @@ def leave_to_host(
     wide = target.declaration(request.device).with_host().accept(model)
     still = {r.node for r in wide.refused}
     return wide, [r for r in acceptance.refused if r.node not in still]
+
+
+def left_to_host(
+    acceptance: Acceptance, model: ir.Model, target: Target, request: Request
+) -> frozenset[ir.Node]:
+    """The refused nodes that --fallback host leaves to the CPU."""
+    if target.extends is not None:
+        return frozenset(r.node for r in leave_to_host(acceptance, model, target, request)[1])
+    return frozenset(r.node for r in acceptance.refused if can_leave(target))
 
 
 def placement(acceptance: Acceptance) -> dict[str, int]:
