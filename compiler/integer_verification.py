@@ -241,18 +241,23 @@ class Question:
 
 def verify_quantized(question: Question, runners: Sequence[Runner]) -> Verification:
     """Run every sample through the source, the graph and every runner, and hold the noise of each output against
-    the graph's."""
+    the graph's. The sessions of source and graph are closed."""
     q = question
     result = Verification(data=q.data, reference=q.source.runtime)
     result.proven = [f"{r.runtime} on {r.device}" for r in runners]
     found: dict[tuple[str, int], Pool | Tally] = {}
-    for index, given in enumerate(q.samples):
-        expected = _adapted(q.source, q.adapt, given, q.outputs)
-        coded = {k: q.grids[k].codes(v) if k in q.grids else v for k, v in given.items()}
+    # One after the other: sessions hold the weights, each in an order of its own.
+    samples = list(q.samples)
+    wanted = [_adapted(q.source, q.adapt, given, q.outputs) for given in samples]
+    q.source.close()
+    codes = [{k: q.grids[k].codes(v) if k in q.grids else v for k, v in s.items()} for s in samples]
+    made: list[Mapping[str, Array]] = []
+    if q.graph is not None:
+        made = [_adapted(q.graph, q.graph_adapt, coded, q.outputs) for coded in codes]
+        q.graph.close()
+    for index, (expected, coded) in enumerate(zip(wanted, codes, strict=True)):
         result.samples = index + 1
-        answers: list[tuple[int, Mapping[str, Array]]] = []
-        if q.graph is not None:
-            answers.append((-1, _adapted(q.graph, q.graph_adapt, coded, q.outputs)))
+        answers: list[tuple[int, Mapping[str, Array]]] = [(-1, made[index])] if made else []
         try:
             answers += [(place, runner.run(coded)) for place, runner in enumerate(runners)]
         except (InternalError, InvalidModelError) as error:

@@ -48,6 +48,13 @@ def trimmed(files: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
         thread.join()
 
 
+def trim() -> None:
+    """Give memory back that the C library holds free: after a session of a runtime, whose blocks are many and
+    large. Nothing where the library has no such thing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def mapped(names: set[str]) -> list[tuple[int, int]]:
     """Start and size of every large mapping of the files `names` that holds nothing but the files' content."""
     lines = MAPS.read_text(errors="surrogateescape").splitlines()

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import InvalidModelError, UsageError
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.memory import trim
 
 Array = np.ndarray[Any, Any]
 Source: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
@@ -66,11 +67,18 @@ class Reference:
 
     def close(self) -> None:
         """Let go of sessions and temporary files."""
-        self._sessions.clear()
+        if self._sessions:
+            self._sessions.clear()
+            trim()
         self._proto = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+    @property
+    def source(self) -> Source:
+        """The model as it was given."""
+        return self._source
 
     @property
     def runtime(self) -> str:

@@ -26,7 +26,7 @@ from tapeout.compiler.reference import Reference
 from tapeout.compiler.states import Feedback, states, zeros
 from tapeout.compiler.target import Runner
 from tapeout.compiler.verification import Verification
-from tapeout.proof import Claim, feeds, running, source_of, steps
+from tapeout.proof import Claim, feeds, opened_source, running, steps
 from tapeout.road import prepare
 
 # Multiply-accumulates that the samples of one proof come to, and the least number of samples.
@@ -44,12 +44,12 @@ def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
     pairs = states(claim.prepared.model, claim.request.options)
     given, name, real = (*steps(claim), claim.data is not None) if pairs else samples_of(claim)
     drawn = list(itertools.islice(given, max(count_for(claim), LEAST_STEPS if pairs else 0)))
-    source, adapter = source_of(claim, drawn[0])
+    opened, adapter = opened_source(claim, drawn[0])
     graph = claim.prepared.model if claim.legalized else None
     own = None if graph is None or not pairs else Feedback({}, pairs, zeros(graph, pairs))
     outputs = [v.name or "" for v in claim.prepared.model.graph.outputs]
     grids = {} if graph is None else grids_of(graph)
-    with Reference(source, threads=claim.jobs) as first:
+    with opened as first:
         question = Question(first, None, drawn, outputs, grids, adapter, LEAST if real else None, name, own)
         if graph is None:
             return verify_quantized(question, runners)

@@ -87,19 +87,27 @@ def steps(claim: Claim) -> tuple[Iterable[Mapping[str, Array]], str]:
 def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter | None]:
     """What stands for the source: the file itself where ONNX Runtime can run it, else the model as it was
     read."""
+    reference, adapter = opened_source(claim, feed)
+    with reference:
+        return reference.source, adapter
+
+
+def opened_source(claim: Claim, feed: Mapping[str, Array]) -> tuple[Reference, Adapter | None]:
+    """As `source_of`, opened; it runs on `feed`."""
     adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
     pairs = states(claim.prepared.model, claim.request.options)
     if pairs:
         first = Adapter(claim.prepared.perms).inputs(zeros(claim.prepared.model, pairs))
         adapter = Feedback(claim.prepared.perms, pairs, first)
     original: Source = claim.model.path if isinstance(claim.model, Imported) else claim.model
+    reference = Reference(original, threads=claim.jobs, lean=_large(claim))
     try:
-        with Reference(original, threads=claim.jobs, lean=_large(claim)) as reference:
-            reference.run(feed if adapter is None else adapter.inputs(feed))
-            return original, adapter
+        reference.run(feed if adapter is None else adapter.inputs(feed))
     except InvalidModelError:
+        reference.close()
         plain = Wish(claim.wish.shape, {}, claim.wish.outputs)
-        return prepare(claim.model, plain).model, adapter
+        reference = Reference(prepare(claim.model, plain).model, threads=claim.jobs, lean=_large(claim))
+    return reference, adapter
 
 
 def _large(claim: Claim) -> bool:
@@ -226,6 +234,8 @@ def describe(entry: Entry, proof: Verification) -> str:
 def locate(error: AccuracyError, claim: Claim, proof: Verification) -> AccuracyError:
     """The same error with the first source node beyond tolerance and the pass that introduced it, where
     found."""
+    if claim.artifact.is_dir():  # parts on several runtimes: `compare` shows where they leave the source
+        return error
     from tapeout.compiler.location import find
 
     worst = proof.worst()

@@ -19,6 +19,7 @@ from tapeout.compiler.calibration.tensors import Wanted, keys, wanted
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
+from tapeout.compiler.memory import trim
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -62,6 +63,7 @@ def collect(model: ir.Model, feeds: Callable[[], Iterable[Feed]], jobs: int | No
                 if not totals[name].take(part, axes[name], rank):
                     raise _nan(what.values[name], samples)
             samples += 1
+    trim()
     for name, total in totals.items():
         total.flush(what.axes[name])
     statistics = Statistics(
