@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tapeout.api import Export, bench, calibrate, compare, explain, export, inspect, verify
+    from tapeout.api import Export, bench, calibrate, compare, explain, export, inspect, sensitivity, verify
     from tapeout.compiler.errors import TapeoutError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "explain",
     "export",
     "inspect",
+    "sensitivity",
     "verify",
 ]
 

@@ -12,7 +12,18 @@ from typing import Any
 
 import typer
 
-from tapeout.commands import bench, calibrate, compare, conformance, explain, export, inspect, targets, verify
+from tapeout.commands import (
+    bench,
+    calibrate,
+    compare,
+    conformance,
+    explain,
+    export,
+    inspect,
+    sensitivity,
+    targets,
+    verify,
+)
 
 SCHEMA = "tapeout/1"
 USAGE, INTERNAL, INTERRUPTED, TERMINATED = 2, 70, 130, 143
@@ -26,7 +37,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (export, explain, verify, compare, inspect, bench, calibrate, targets, conformance):
+for command in (
+    export,
+    explain,
+    verify,
+    compare,
+    inspect,
+    bench,
+    calibrate,
+    sensitivity,
+    targets,
+    conformance,
+):
     command.register(app)
 
 
@@ -50,7 +72,6 @@ def _root(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code and never raises for bad input."""
     arguments = list(arguments)
-    _when_stuck("--json" in arguments)
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -71,12 +92,12 @@ def _failed(error: BaseException, as_json: bool) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else INTERNAL
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _say(INTERRUPTED, "interrupted", "interrupted; nothing was written", None, as_json)
+        return say_error(INTERRUPTED, "interrupted", "interrupted; nothing was written", None, as_json)
     if hasattr(error, "format_message"):  # what the command line parser raises
         text = str(error.format_message())
         context: Any = getattr(error, "ctx", None)
         hint = f"see {context.command_path} --help" if context is not None else None
-        return _say(USAGE, "usage", text, hint, as_json)
+        return say_error(USAGE, "usage", text, hint, as_json)
     if not isinstance(error, TapeoutError):
         try:
             with failures():
@@ -84,10 +105,11 @@ def _failed(error: BaseException, as_json: bool) -> int:
         except TapeoutError as known:
             error = known
     assert isinstance(error, TapeoutError)
-    return _say(error.exit_code, error.kind, error.message, error.hint, as_json, error)
+    return say_error(error.exit_code, error.kind, error.message, error.hint, as_json, error)
 
 
-def _say(code: int, kind: str, message: str, hint: str | None, as_json: bool, error: Any = None) -> int:
+def say_error(code: int, kind: str, message: str, hint: str | None, as_json: bool, error: Any = None) -> int:
+    """As text, and as JSON where asked; the exit code."""
     from tapeout.compiler.errors import TapeoutError
 
     print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
@@ -100,20 +122,6 @@ def _say(code: int, kind: str, message: str, hint: str | None, as_json: bool, er
         sys.stdout.write(json_bytes({"schema": SCHEMA, "error": body}).decode())
         sys.stdout.flush()
     return code
-
-
-def _when_stuck(as_json: bool) -> None:
-    """End the process where the native code of a plugin does not come back."""
-    from tapeout.compiler import containment
-    from tapeout.compiler.artifact import discard_all
-
-    def end(error: Any) -> None:
-        discard_all()
-        code = _say(error.exit_code, error.kind, error.message, error.hint, as_json, error)
-        sys.stderr.flush()
-        os._exit(code)
-
-    containment.stuck = end
 
 
 @contextlib.contextmanager

@@ -35,6 +35,15 @@ def export(
     preprocess: o.Preprocess = None,
     cache: o.Cache = None,
     recipe: o.RecipeFile = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            "--max-drop",
+            metavar="SHARE",
+            help="With --quantize auto: what the outputs may lose of their variance: 0.01, or 20dB.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: o.Dtype = None,
     data: o.DataPath = None,
     gate: o.Gate = None,
@@ -50,6 +59,18 @@ def export(
     max_fallback: Annotated[
         float | None,
         typer.Option("--max-fallback", metavar="PCT", help="At most so much of it.", show_default=False),
+    ] = None,
+    smallest_island: Annotated[
+        int, typer.Option("--smallest-island", metavar="N", help="Fewer operators than N go to the CPU too.")
+    ] = 1,
+    largest_transfer: Annotated[
+        str | None,
+        typer.Option(
+            "--largest-transfer",
+            metavar="SIZE",
+            help="What would exchange more with the device goes to the CPU too.",
+            show_default=False,
+        ),
     ] = None,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Write without checking the numbers.")
@@ -84,6 +105,7 @@ def export(
             preprocess=preprocess,
             cache=cache,
             recipe=recipe,
+            max_drop=o.drop(max_drop),
             dtype=o.pairs(dtype, "--dtype", "NAME=int8"),
             data=data,
             gates=o.gates(gate),
@@ -92,6 +114,8 @@ def export(
             require_proof=require_proof,
             fallback=fallback,
             max_fallback=max_fallback,
+            smallest_island=smallest_island,
+            largest_transfer=o.size(largest_transfer, "--largest-transfer"),
             keep_rejected=keep_rejected,
             dry_run=dry_run,
             depfile=depfile,
@@ -124,6 +148,11 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         size = sum(p["bytes"] for p in (manifest["artifact"], *manifest["artifact"].get("parts", ())))
         made = f"{manifest['target']} ({manifest['scheme']}), {operators} operators"
         lines.append(f"{result.artifact}: {made}, {o.bytes_text(size)}")
+    found = report.get("auto")
+    if found:
+        lines.append(_searched(found))
+    if report.get("coverage"):
+        lines.append(report["coverage"])
     narrowing = report.get("narrowing")
     if narrowing:
         lines.append(narrowing["summary"])
@@ -146,14 +175,32 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
     finished = report.get("finished")
     if finished:
         lines.append(f"{finished['summary']}; unproven: nothing here is an {manifest['device']}")
-    if report.get("fallback", {}).get("operators"):
-        left = report["fallback"]
-        lines.append(f"left to the CPU: {len(left['operators'])} operators ({left['percent']}%)")
+    left = report.get("fallback", {})
+    if left.get("operators"):
+        parts = left.get("parts")
+        how = (
+            f" in {parts} parts, {o.bytes_text(left['transfer_bytes'])} to and from the device"
+            if parts
+            else ""
+        )
+        lines.append(f"left to the CPU: {len(left['operators'])} operators ({left['percent']}%){how}")
     seconds = report["seconds"]
     lines.append(
         f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")"
     )
     return "\n".join(lines)
+
+
+def _searched(found: dict[str, Any]) -> str:
+    """What the search of precisions chose."""
+    counts: dict[str, int] = {}
+    for layer in found["layers"]:
+        counts[layer["scheme"]] = counts.get(layer["scheme"], 0) + 1
+    schemes = ", ".join(f"{n} {s}" for s, n in sorted(counts.items(), key=lambda item: -item[1]))
+    return (
+        f"layers by {found['objective']}: {schemes}; the outputs lose {found['drop']:.2g} of their variance on samples "
+        f"held out, {found['max_drop']:.2g} allowed"
+    )
 
 
 def _integers(outputs: list[dict[str, Any]]) -> str:

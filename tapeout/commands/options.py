@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +56,7 @@ Scheme = Annotated[
     typer.Option(
         "--quantize",
         metavar="SCHEME",
-        help="float32, float16, or what the target offers.",
+        help="float32, float16, what the target offers, or auto (export).",
         show_default=False,
     ),
 ]
@@ -188,8 +190,24 @@ def gates(values: Sequence[str] | None) -> dict[str, float]:
     return result
 
 
-def size(text: str | None) -> int | None:
-    """--max-size: bytes, or with k, M, G (powers of 1000) or Ki, Mi, Gi."""
+def drop(text: str | None) -> float | None:
+    """--max-drop: a share of the outputs' variance, or as a ratio in decibels: 0.01 is 20dB."""
+    from tapeout.compiler.errors import UsageError
+
+    if text is None:
+        return None
+    number = text.lower().removesuffix("db").strip()
+    try:
+        found = float(number)
+    except ValueError:
+        raise UsageError(
+            f"--max-drop '{text}': expected a share of the outputs' variance, such as 0.01, or 20dB"
+        ) from None
+    return found if number == text.lower().strip() else float(10 ** (-found / 10))
+
+
+def size(text: str | None, option: str = "--max-size") -> int | None:
+    """--max-size and its like: bytes, or with k, M, G (powers of 1000) or Ki, Mi, Gi."""
     from tapeout.compiler.errors import UsageError
 
     if text is None:
@@ -200,7 +218,7 @@ def size(text: str | None) -> int | None:
     try:
         return int(float(number.removesuffix(unit)) * units[unit])
     except (ValueError, KeyError):
-        raise UsageError(f"--max-size '{text}': expected a size such as 500k, 4M or 1.5Gi") from None
+        raise UsageError(f"{option} '{text}': expected a size such as 500k, 4M or 1.5Gi") from None
 
 
 def say(text: str) -> None:
@@ -218,7 +236,10 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str], None] | None]:
-    """A line that tells what is being done, on a terminal only."""
+    """A line that tells what is being done, on a terminal only. `quiet`: the result goes out as JSON."""
+    from tapeout.compiler import last_resort
+
+    last_resort.end = functools.partial(_end, quiet)
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -234,6 +255,17 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None] | None]:
     }
     with Console(stderr=True).status("starting") as status:
         yield lambda part: status.update(f"{words.get(part, part)} ...")
+
+
+def _end(as_json: bool, error: Any) -> None:
+    """End the process where the native code of a plugin does not come back."""
+    from tapeout.cli import say_error
+    from tapeout.compiler.artifact import discard_all
+
+    discard_all()
+    code = say_error(error.exit_code, error.kind, error.message, error.hint, as_json, error)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def bytes_text(count: int) -> str:

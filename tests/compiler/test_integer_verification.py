@@ -101,6 +101,9 @@ class Renamed:
         (value,) = self._reference.run(inputs).values()
         return {"y": value}
 
+    def close(self) -> None:
+        self._reference.close()
+
 
 @pytest.mark.parametrize(("noise", "holds"), [(0.0, True), (0.05, True), (2.0, False)])
 def test_noise_is_held_against_the_graph(noise: float, holds: bool) -> None:
