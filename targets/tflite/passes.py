@@ -9,6 +9,7 @@ from tapeout.compiler.states import CheckStates
 from tapeout.passes.decompose import ELU_OF_ONE
 from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.decompose.unrolling import Unroll
+from tapeout.passes.layout.fully_connected import FullyConnected
 from tapeout.passes.quantization.arriving import ARRIVING
 from tapeout.sdk import (
     CANONICALIZE,
@@ -24,7 +25,6 @@ from tapeout.sdk import (
     UsageError,
 )
 from tapeout.targets.tflite.legalize.depth import OverDepth
-from tapeout.targets.tflite.legalize.fully_connected import FullyConnected
 from tapeout.targets.tflite.legalize.fusible import FusibleActivations
 from tapeout.targets.tflite.legalize.padding import Padding
 from tapeout.targets.tflite.legalize.plain import PLAIN, WRITTEN, with_integers

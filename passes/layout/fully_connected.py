@@ -1,4 +1,4 @@
-"""Products by a constant matrix, with TFLite's order of weights: tapeout::FullyConnected(X, W[O,I], B[O]).
+"""Products by a constant matrix, with the order of weights that kernels want: tapeout::FullyConnected(X, W[O,I], B[O]).
 
     MatMul(x, W)                       -> FullyConnected(x, W^T)                W constant [I,O]
     Gemm(a, b, c, alpha, beta)         -> FullyConnected(a, alpha b^T, beta c)  b and c constant, c a row
@@ -21,8 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.ir import functions
-from tapeout.sdk import Builder, Changes, NodeRule, Rewrite
-from tapeout.sdk import graph as g
+from tapeout.compiler.ir import graph as g
+from tapeout.compiler.rewriting import Builder, Changes, NodeRule, Rewrite
 
 Array = np.ndarray[Any, Any]
 
@@ -274,7 +274,7 @@ def along_columns(value: ir.Value | None, channels: int) -> Array | None:
 class FullyConnected:
     """Every product by a constant matrix becomes tapeout::FullyConnected."""
 
-    name: str = "tflite-fully-connected"
+    name: str = "fully-connected"
 
     def __call__(self, model: ir.Model) -> Changes:
         memory: dict[Any, ir.Value] = {}
