@@ -132,7 +132,12 @@ class Explanation:
 
     def _head(self) -> list[str]:
         refusals = advised(line.refusal for line in self.refused if line.refusal)
-        tried = ["", "tried:", *(f"  {t}" for t in self.tried)] if self.tried else []
+        worked = [str(t) for t in self.tried if t.worked]
+        rest = len(self.tried) - len(worked)
+        counted = (
+            [f"{rest} other fixes did not help" if worked else f"none of {rest} fixes helped"] if rest else []
+        )
+        tried = ["", "tried:", *(f"  {t}" for t in (*worked, *counted))] if self.tried else []
         return [self.coverage() + (":" if refusals else ""), *(f"  {entry}" for entry in refusals), *tried]
 
     def _each(self) -> list[tuple[str, ...]]:

@@ -45,6 +45,15 @@ class Samples:
         )
 
 
+def with_stand_in(request: Request, samples: Samples | None, prepared: Prepared) -> Request:
+    """`request` with the calibration data given, else random data where the scheme asks for some: what goes where
+    hardly depends on ranges."""
+    static = request.scheme in STATIC and not any(n.op_type == "QuantizeLinear" for n in prepared.model.graph)
+    if samples is None and static:
+        samples = Samples("random")
+    return with_calibration(request, samples, prepared)
+
+
 def with_calibration(request: Request, samples: Samples | None, prepared: Prepared) -> Request:
     """`request` with its calibration data.
 

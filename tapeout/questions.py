@@ -8,14 +8,30 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapeout.calibrating import Given, Samples, with_stand_in
+from tapeout.compiler.bundle import bundled, is_bundle
+from tapeout.compiler.bundle import read as schedule
 from tapeout.compiler.errors import AccuracyError, InvalidModelError, TapeoutError, UsageError
 from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
-from tapeout.road import Model, Prepared, Wish, choose, dtype_name, legalize, opened, prepare, target_of
+from tapeout.fallback import Fallback
+from tapeout.quantizing import with_borders
+from tapeout.road import (
+    Model,
+    Prepared,
+    Wish,
+    choose,
+    dtype_name,
+    left_to_host,
+    legalize,
+    opened,
+    prepare,
+    target_of,
+)
 
 if TYPE_CHECKING:
     from tapeout.compiler.comparison import Comparison
@@ -36,11 +52,17 @@ def explain(
     layout: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
+    calibration: Given | None = None,
+    fallback: str = "error",
+    try_fixes: bool = False,
     example_inputs: Any = None,
     dynamic_shapes: Any = None,
     notify: Notify | None = None,
 ) -> Explanation:
-    """What would go where on `target`, and why not; nothing is written. Arguments as for `export`.
+    """What would go where on `target`, and why not; nothing is written. Arguments as for `export`; a static scheme
+    without `calibration` takes its ranges from random inputs, which hardly matters to what goes where. With
+    `try_fixes` every fix that a pass or an option could make is tried on what is refused, and the answer says
+    which worked.
 
     Raises TapeoutError for a bad model or option; what the target refuses is part of the answer, no error.
     """
@@ -52,10 +74,20 @@ def explain(
         model = opened(
             stack, model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes, proven=False
         )
-        prepared = prepare(model, Wish(shape or {}, layout or {}, tuple(outputs or ())))
+        wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
+        prepared = prepare(model, wish)
+        samples = None if calibration is None else Samples(calibration)
+        asked = with_borders(with_stand_in(request, samples, prepared), chosen, prepared.model)
         _tell(notify, "passes")
-        _, acceptance = legalize(prepared.model, chosen, request)
-        return told(acceptance)
+        _, acceptance = legalize(prepared.model, chosen, asked)
+        host = left_to_host(acceptance, prepared.model, chosen, asked)
+        found = told(acceptance, host=host, hosted=Fallback(fallback).to_host)
+        if try_fixes and acceptance.refused:
+            from tapeout.fixing import tried
+
+            _tell(notify, "fixes")
+            found = replace(found, tried=tried(prepare(model, wish), acceptance, chosen, request))
+        return found
 
 
 @dataclass(frozen=True)
@@ -192,6 +224,8 @@ def inspect(file: PathLike) -> dict[str, Any]:
         path = Path(file)
         if not (path / "saved_model.pb").exists():
             path = _existing(file, "file")
+        if is_bundle(path):
+            return {"kind": "bundle", **schedule(path)}
         one = target_of(path)
         if one is not None and one.inspect is not None:
             return {"kind": one.name, **one.inspect(path)}
@@ -359,7 +393,7 @@ def _existing(file: PathLike, what: str) -> Path:
     path = Path(file)
     if not path.exists():
         raise UsageError(f"the {what} '{path}' does not exist")
-    if path.is_dir():
+    if path.is_dir() and not is_bundle(path):
         raise UsageError(f"the {what} '{path}' is a folder")
     return path
 
@@ -383,9 +417,11 @@ def _opened(
     path = _existing(artifact, "artifact")
     manifest = _manifest(path)
     if target is None:
-        target = manifest.get("target") or _by_suffix(path)
+        target = manifest.get("target") or (schedule(path)["target"] if path.is_dir() else _by_suffix(path))
     options = {str(k): str(v) for k, v in manifest.get("options", {}).items()}
     chosen, request = choose(target, device or manifest.get("device"), manifest.get("scheme"), options)
+    if path.is_dir():
+        chosen = bundled(chosen)
     asked = manifest.get("wish", {})
     return (
         path,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from tapeout.commands import options as o
@@ -20,6 +22,16 @@ def explain(
     layout: o.Layout = None,
     outputs: o.Outputs = None,
     option: o.TargetOption = None,
+    calibration: o.CalibrationData = None,
+    fallback: Annotated[
+        str,
+        typer.Option(
+            "--fallback", metavar="error|host", help="As for export: what is refused goes to the CPU."
+        ),
+    ] = "error",
+    try_fixes: Annotated[
+        bool, typer.Option("--try-fixes", help="Try what a pass or an option could make of what is refused.")
+    ] = False,
     as_json: o.Json = False,
 ) -> None:
     from tapeout import api
@@ -34,6 +46,9 @@ def explain(
             layout=o.pairs(layout, "--layout", "NAME=NHWC"),
             outputs=o.names(outputs),
             options=o.pairs(option, "--option", "KEY=VALUE"),
+            calibration=calibration,
+            fallback=fallback,
+            try_fixes=try_fixes,
             notify=notify,
         )
     if as_json:

@@ -151,7 +151,7 @@ def test_interrupted_in_the_first_export_nothing_stays(
 def test_memory_and_the_unforeseen(
     cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tapeout.api
+    import tapeout.emitting
 
     for error, code in (
         (MemoryError(), 9),
@@ -162,7 +162,7 @@ def test_memory_and_the_unforeseen(
         def fail(*_: Any, error: BaseException = error) -> None:
             raise error
 
-        monkeypatch.setattr(tapeout.api, "legalize", fail)
+        monkeypatch.setattr(tapeout.emitting, "legalize", fail)
         done = cli("export", model, "-o", tmp_path / "m.tflite")
         assert done.code == code and len(done.err.splitlines()) <= 2
     assert names(tmp_path) == ["small.onnx"]
