@@ -64,6 +64,8 @@ class _Run:
 
     def _visit(self, graph: ir.Graph, node: ir.Node) -> bool:
         """Fold at `node`; True where nobody reads it any more."""
+        if any(v.shape is None for v in node.outputs):
+            infer_node(node)  # what it reads may have got a shape: a branch was decided
         if node.op_type == "If" and node.domain == "" and self._decide(graph, node):
             return True
         if g.has_subgraph(node):

@@ -122,7 +122,7 @@ class Views:
     def _alias(self, node: ir.Node) -> None:
         value, made = node.inputs[0], node.outputs[0]
         source = None if value is None else self.of(value)
-        if value is None or source is None:
+        if value is None or source is None or made.shape is None:
             return
         axes: Sequence[Group] | None
         if node.op_type == "Transpose":

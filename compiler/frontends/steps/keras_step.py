@@ -22,6 +22,10 @@ KERAS_MODULES = frozenset(
      "keras.optimizers.schedules", "keras.src.models.functional", "keras.src.models.sequential",
      "keras.src.engine.functional", "keras.src.engine.sequential"}
 )  # fmt: skip
+# The modules of the operators that a functional model may call without a layer: `x + y`, `keras.ops.mean(x)`. Their
+# classes are named in capitals; what else these modules hold are functions and imports.
+KERAS_OPERATORS = re.compile(r"keras\.src\.ops\.(core|einops|image|linalg|math|nn|numpy)")
+OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]*")
 # Layers that carry code, load other files, or work on text.
 UNSAFE = {
     "Lambda": "a Lambda layer holds Python code",
@@ -76,7 +80,7 @@ def check_config(config: Any) -> None:
         elif (
             ">" in name
             or made.get("registered_name") not in (None, name)
-            or (module is not None and module not in KERAS_MODULES)
+            or (module is not None and not _own(str(module), name))
         ):
             custom[label] = f"{name} '{label}'" + (f" of {module}" if module else "")
     if unsafe:
@@ -92,6 +96,13 @@ def check_config(config: Any) -> None:
             + "; ".join(list(custom.values())[:10]),
             "save it as a SavedModel where its code is at hand: model.export('folder')",
         )
+
+
+def _own(module: str, name: str) -> bool:
+    """Whether the class `name` of `module` is Keras's own, and one that models are made of."""
+    if KERAS_OPERATORS.fullmatch(module):
+        return OPERATOR.fullmatch(name) is not None
+    return module in KERAS_MODULES
 
 
 def _objects(config: Any) -> Iterator[Mapping[str, Any]]:
@@ -192,7 +203,9 @@ def read_keras(path: str) -> Model:
         raise Refused(
             "invalid_model",
             f"Keras {keras.__version__} cannot load it: {type(error).__name__}: {_line(error)}",
-            "a file of Keras 2 may need that Keras: save it as a SavedModel there",
+            "an HDF5 file holds layers alone, no operators between them: model.save('model.keras') holds both"
+            if "Unknown layer" in str(error)
+            else "a file of Keras 2 may need that Keras: save it as a SavedModel there",
         ) from error
     tensors = tf.nest.flatten(model.inputs)
     if not tensors:

@@ -111,6 +111,11 @@ def test_a_lost_bias_is_found(tmp_path: Path) -> None:
         check(linear(tmp_path), lambda feed: original(feed["x"], bias=0.0))
 
 
+def test_a_small_change_is_found_as_well(tmp_path: Path) -> None:
+    with pytest.raises(AccuracyError, match=r"of the largest value, 1\.0+e-05 is allowed"):
+        check(linear(tmp_path), lambda feed: original(feed["x"], bias=0.5002))
+
+
 def test_another_shape_is_found(tmp_path: Path) -> None:
     with pytest.raises(AccuracyError, match="shape"):
         check(linear(tmp_path), lambda feed: {"y": original(feed["x"])["y"][None]})

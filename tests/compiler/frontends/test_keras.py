@@ -50,8 +50,9 @@ def keras_file(path: Path, config: Any, extra: dict[str, bytes] | None = None) -
 # --- before TensorFlow starts -----------------------------------------------------------------------------
 
 
-def test_kerass_own_layers_are_taken() -> None:
+def test_kerass_own_layers_and_operators_are_taken() -> None:
     check_config(CONFIG)
+    check_config(with_layer(module="keras.src.ops.numpy", class_name="Add", registered_name="Add"))
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,8 @@ def test_kerass_own_layers_are_taken() -> None:
         ({"module": "builtins", "class_name": "function", "config": "exec"}, "a Python function"),
         ({"module": None, "class_name": "Mine>Blur", "registered_name": "Mine>Blur"}, "Mine>Blur"),
         ({"module": "keras.src.utils.file_utils", "class_name": "get_file"}, "get_file"),
+        ({"module": "keras.src.ops.core", "class_name": "map"}, "map 'odd' of keras.src.ops.core"),
+        ({"module": "keras.src.ops.numpy.os", "class_name": "Add"}, "Add 'odd'"),
     ],
 )
 def test_code_and_custom_layers_are_refused_by_name(layer: dict[str, Any], word: str, tmp_path: Path) -> None:
@@ -158,6 +161,14 @@ model.save("m.keras"); model.save("m.h5"); model.export("saved", verbose=False)
 x = rng.normal(size=(3, 12, 12, 3)).astype("float32")
 out = model(x, training=False)
 np.savez("expected.npz", picture=x, a=out["a"], b=out["b"])
+i = L.Input((7,), dtype="int32", name="word")
+y = L.Bidirectional(L.GRU(3), name="both")(L.Embedding(9, 4, mask_zero=True)(i))
+m = keras.Model(i, L.Dense(2)(keras.ops.tanh(y) + y))
+for w in m.weights:
+    w.assign(rng.normal(size=w.shape) * 0.4)
+m.save("masked.keras")
+words = rng.integers(1, 9, (3, 7)); words[0, 4:] = 0; words[2, 1:] = 0
+np.savez("masked.npz", word=words.astype("int32"), result=m(words, training=False))
 t = keras.Sequential([L.Input((4,)), L.Lambda(lambda v: v * 2, name="twice")]); t.save("lambda.h5")
 w = keras.Sequential([L.Input((4,)), L.Dense(2)]); w.save_weights("w.weights.h5")
 import tensorflow as tf
@@ -192,6 +203,17 @@ def test_keras_and_litert_agree(made: Path, name: str, tmp_path: Path) -> None:
     assert sorted(found) == ["a", "b"]
     for key in ("a", "b"):
         np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=1e-5 * np.abs(expected[key]).max())
+
+
+@pytest.mark.slow
+def test_operators_behind_a_bidirectional_layer_that_skips_what_is_masked(made: Path, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    expected = np.load(made / "masked.npz")
+    np.savez(tmp_path / "data.npz", word=expected["word"])
+    done = tapeout.export(made / "masked.keras", output=tmp_path / "o.tflite", data=tmp_path / "data.npz")
+    (found,) = Interpreter(str(done.artifact)).get_signature_runner()(word=expected["word"]).values()
+    np.testing.assert_allclose(found, expected["result"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -225,3 +225,17 @@ def test_twenty_steps_with_the_state_carried_by_the_caller() -> None:
             states[i] = found["h_out"]
             for name in ("y", "h_out"):
                 np.testing.assert_allclose(found[name], right[name], atol=1e-5)
+
+
+def test_behind_a_decided_branch_shapes_are_known() -> None:
+    text = """agraph (float[2,3,4] x, float[2,4,5] z) => (float[A,B,C] y) <int64 three = {3}, int64[1] zero = {0}> {
+        all = Shape (x)
+        rank = Size (all)
+        deep = Equal (rank, three)
+        s = If (deep) <then_branch = a () => (float[2,3,4] p) { p = Sin (x) },
+                       else_branch = b () => (float[1,2,3,4] q) { q = Unsqueeze (x, zero) }>
+        m = MatMul (s, z)
+        t = Transpose <perm = [0, 2, 1]> (m)
+        y = Softmax (t)
+    }"""
+    assert "BATCH_MATMUL" in agrees(text, inputs={"x": rand(2, 3, 4), "z": rand(2, 4, 5)})
