@@ -133,12 +133,11 @@ class Search:
     ) -> tuple[list[Choice], dict[str, float]]:
         groups = layers(ground.source)
         floats = FLOAT32 in self.target.schemes
-        times = (
-            {s: self._seconds(s, ground) for s in (*([FLOAT32] if floats else ()), *candidates)}
-            if (objective == "latency")
-            else {}
-        )
-        times = {s: t for s, t in times.items() if t is not None}
+        times: dict[str, float] = {}
+        if objective == "latency":
+            for scheme in (*((FLOAT32,) if floats else ()), *candidates):
+                if (seconds := self._seconds(scheme, ground)) is not None:
+                    times[scheme] = seconds
         macs = sum(layer.macs for layer in groups) or 1
         sizes = {i: weight_bytes(ground.source, layer) for i, layer in enumerate(groups)}
         worth = {
@@ -306,7 +305,8 @@ def stated(choices: Sequence[Choice], names: Sequence[str]) -> tuple[str, Recipe
             break
     else:
         return FLOAT32, None
-    rules, raw = [], []
+    rules: list[Rule] = []
+    raw: list[dict[str, Any]] = []
     for choice, name in zip(choices, names, strict=True):
         if name == base:
             continue
@@ -315,8 +315,8 @@ def stated(choices: Sequence[Choice], names: Sequence[str]) -> tuple[str, Recipe
         raw.append({"node": list(patterns), "op": [choice.layer.op], "scheme": name})
     if not rules:
         return base, None
-    told: dict[str, Any] = {"scheme": base, "islands": False, "rule": raw}
-    return base, Recipe(tuple(rules), base, source="the choice of --quantize auto", raw=told)
+    told = {"scheme": base, "islands": False, "rule": raw}
+    return base, Recipe(tuple(rules), base, islands=False, source="the choice of --quantize auto", raw=told)
 
 
 def _candidate(scheme: str, objective: str, offered: Sequence[str]) -> bool:
