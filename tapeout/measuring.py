@@ -92,4 +92,4 @@ def _split(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
 
 
 def _quantizes(step: Pass) -> bool:
-    return getattr(step, "name", "") in ("quantize", "store-weights", "fit-weights", "tflite-half-storage")
+    return getattr(step, "name", "") in ("quantize", "store-weights", "fit-weights", "half-storage")

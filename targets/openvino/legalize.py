@@ -10,12 +10,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir.functions import DOMAIN
 from tapeout.passes.decompose import RULES
 from tapeout.passes.decompose.precision import Widen
 from tapeout.passes.decompose.recurrent import Steps
 from tapeout.passes.decompose.resizing import ResizeByMatMul
-from tapeout.sdk import Builder, Changes, Declaration, NodeRule, Refusal, Rewrite, Rule
+from tapeout.sdk import DOMAIN, Builder, Changes, Declaration, NodeRule, Refusal, Rewrite, Rule
 from tapeout.sdk import graph as g
 
 INT8, UINT8, INT32, UINT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT32

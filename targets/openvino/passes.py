@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tapeout.sdk import CANONICALIZE, FUSION, WEIGHTS, Decompose, Pass, Recipe, Request
+from tapeout.compiler.narrowing import OPTION, patterns
+from tapeout.compiler.schemes import FLOAT16
+from tapeout.sdk import CANONICALIZE, FUSION, STATIC, WEIGHTS, Decompose, Pass, Recipe, Request
 from tapeout.targets.openvino.legalize import MASKED_ROWS, WRAPPING, WriteOut
 from tapeout.targets.openvino.options import checks
-
-# Written as MatMul where its weight is to be stored as codes.
-PRODUCTS = frozenset({"Gemm"})
 
 
 def passes(request: Request) -> tuple[Pass, ...]:
@@ -18,13 +17,35 @@ def passes(request: Request) -> tuple[Pass, ...]:
         *checks(request),
         *CANONICALIZE,
         *FUSION,
-        Decompose(kernels(request.device) - (PRODUCTS if request.scheme in WEIGHTS else frozenset())),
+        Decompose(kernels(request.device)),
         WriteOut(declaration(request.device)),
         MASKED_ROWS,
         WRAPPING,
+        *products(request),
         *CANONICALIZE,
+        *storage(request),
         *weights(request),
     )
+
+
+def storage(request: Request) -> tuple[Pass, ...]:
+    """What stores weights in half precision, for the scheme that does so and for rules that say so."""
+    rules, half = request.recipe or Recipe(), request.scheme == FLOAT16
+    if not half and not rules.states((FLOAT16,)):
+        return ()
+    from tapeout.passes.quantization.half_storage import HalfStorage
+
+    wide = patterns(request.options.get(OPTION, ""))
+    return (HalfStorage(wide=wide, recipe=rules, otherwise=half),)
+
+
+def products(request: Request) -> tuple[Pass, ...]:
+    """What gives weights that will be codes the order in which kernels read them, and algorithms work on them."""
+    if request.scheme not in WEIGHTS and request.scheme not in STATIC:
+        return ()
+    from tapeout.passes.layout.fully_connected import FullyConnected
+
+    return (FullyConnected(),)
 
 
 def weights(request: Request) -> tuple[Pass, ...]:

@@ -75,8 +75,10 @@ class OpenVINO:
             for port in op.outputs():
                 for name in sorted(port.get_names() & wanted):
                     if op.get_type_name() not in ("Result", "Parameter", "Constant") and name not in shown:
-                        shown[name] = len(model.outputs)
                         model.add_outputs(port)
+                        shown[name] = next(
+                            i for i, o in enumerate(model.outputs) if o.get_node().input_value(0) == port
+                        )
         request = self._compiled(model).create_infer_request()
         self._infer(request, model, inputs)
         return {name: _read(request.get_output_tensor(index)) for name, index in shown.items()}

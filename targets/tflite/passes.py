@@ -11,6 +11,7 @@ from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.decompose.unrolling import Unroll
 from tapeout.passes.layout.fully_connected import FullyConnected
 from tapeout.passes.quantization.arriving import ARRIVING
+from tapeout.passes.quantization.half_storage import HalfStorage
 from tapeout.sdk import (
     CANONICALIZE,
     FUSION,
@@ -31,7 +32,6 @@ from tapeout.targets.tflite.legalize.plain import PLAIN, WRITTEN, with_integers
 from tapeout.targets.tflite.legalize.rearranging import Rearranging
 from tapeout.targets.tflite.legalize.resizing import Resizing
 from tapeout.targets.tflite.legalize.spatial import OverTwoAxes
-from tapeout.targets.tflite.legalize.storage import HalfStorage
 from tapeout.targets.tflite.legalize.transposed import Transposed
 
 # What the passes here, or the layout, turn into what rows take.

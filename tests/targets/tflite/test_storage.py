@@ -13,8 +13,8 @@ from tapeout.compiler import pipeline
 from tapeout.compiler.ir.load import from_proto, load
 from tapeout.compiler.narrowing import narrowed
 from tapeout.compiler.target import Request
+from tapeout.passes.quantization.half_storage import unfit
 from tapeout.targets.tflite import TARGET
-from tapeout.targets.tflite.legalize.storage import unfit
 from tests.assets import model_path, needs_assets
 from tests.targets.tflite.road import emitted, operators
 
@@ -36,7 +36,7 @@ def model(scale: float = 1.0, text: str = TEXT, **shapes: tuple[int, ...]) -> ir
 
 def after(made: ir.Model, **options: str) -> tuple[ir.Model, dict[str, str]]:
     history = pipeline.run(made, TARGET.passes(Request("float16", options=options)))
-    step = next(s for s in history.steps if s.name == "tflite-half-storage")
+    step = next(s for s in history.steps if s.name == "half-storage")
     return made, {d.node.split("~")[0]: d.reason for d in step.declined}
 
 

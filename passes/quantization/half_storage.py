@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.compiler.ir.save import RELEASE
 from tapeout.compiler.narrowing import mark_narrowed, matches
 from tapeout.compiler.recipe import Recipe
+from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.compiler.rounding import steered
 from tapeout.compiler.schemes import FLOAT16
-from tapeout.sdk import Changes, Declined
-from tapeout.sdk import graph as g
 
 LARGEST = float(np.finfo(np.float16).max)
 # RMS of the rounding errors over RMS of the values, at most. Where float16 has its full precision it is
@@ -35,6 +35,7 @@ OUTPUTS = {
     ("tapeout", "ConvTransposeNHWC"): (1, 0),
     ("tapeout", "FullyConnected"): (1, 0),
     ("", "MatMul"): (1, -1),
+    ("", "Conv"): (1, 0),
 }
 # Elements that are looked at together.
 BLOCK = 1 << 18
@@ -55,7 +56,7 @@ class HalfStorage:
     wide: tuple[str, ...] = ()
     recipe: Recipe = field(default_factory=Recipe)
     otherwise: bool = True
-    name: str = "tflite-half-storage"
+    name: str = "half-storage"
 
     def __call__(self, model: ir.Model) -> Changes:
         if self.otherwise:
