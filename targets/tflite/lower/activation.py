@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as s
 
 from tapeout.sdk import graph as g
 from tapeout.targets.tflite.builder import Builder, Lowering
+from tapeout.targets.tflite.lower.elementwise import copy
 from tapeout.targets.tflite.nodes import activation_of
 
 CLIP_CODES = {
@@ -46,6 +47,9 @@ def clip(b: Builder, node: ir.Node) -> None:
         code = "RELU_0_TO_1"
     if code is not None:
         b.operator(code, [x], node.outputs)
+        return
+    if low is None and high is None:
+        copy(b, node)
         return
     value: ir.Value | int = x
     for name, bound, last in (("MAXIMUM", low, high is None), ("MINIMUM", high, True)):
