@@ -26,7 +26,7 @@ from tapeout.compiler.declaration.parse import (
 from tapeout.compiler.declaration.rows import ANY_PORT, Row
 from tapeout.compiler.ir.functions import DOMAIN, parsed
 from tapeout.compiler.operators import Interface, function_interface, onnx_interface, table_interface
-from tapeout.compiler.quantities import Vocabulary
+from tapeout.compiler.quantities import Quantity, Vocabulary
 
 API = 1  # of the plugin interface: what target.toml may say and what `tapeout.sdk` offers
 FILE_KEYS = (
@@ -49,6 +49,7 @@ class Source:
     functions: dict[str, ir.Function] = field(default_factory=dict)  # the target's own, by "domain::Name"
     rows: dict[str, list[Row]] = field(default_factory=dict)
     common: list[tuple[tuple[str, ...], tuple[str, ...], Row]] = field(default_factory=list)
+    quantities: tuple[Quantity, ...] = ()  # the target's own
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def read(path: Path, vocabulary: Vocabulary) -> Source:
     _same_api(top.get("api"), str(path))
     only(top, FILE_KEYS, file)
     source = Source(optional_text(top, "name", file) or path.parent.name, path)
+    source.quantities = vocabulary.extra
     source.note = optional_text(top, "note", file)
     source.extends = optional_text(top, "extends", file)
     for name, table in _tables(top.get("device", {}), f"{file}: device").items():

@@ -57,7 +57,7 @@ class Vocabulary:
     """The quantities that a declaration may name: ours and the target's own."""
 
     def __init__(self, extra: Iterable[Quantity] = ()) -> None:
-        own = list(extra)
+        own = self.extra = tuple(extra)
         self.calls = REGISTRY | {q.name: q for q in own if not q.port}
         self.ports = PORTS | {q.name: q for q in own if q.port}
 

@@ -79,14 +79,14 @@ def die() -> None:
 
 
 def test_a_dying_worker_is_the_result_of_one_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(self: c._Worker) -> None:
+    def start(self: c.Worker) -> None:
         context = multiprocessing.get_context("fork")
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=die, daemon=True)
         self._process.start()
         end.close()
 
-    monkeypatch.setattr(c._Worker, "_start", start)
+    monkeypatch.setattr(c.Worker, "_start", start)
     report = c.run_cases("t", [case(), case()], timeout=5)
     assert [o.status for o in report.outcomes] == ["crash", "crash"]
     assert "signal 11" in report.outcomes[0].reason

@@ -1,0 +1,53 @@
+"""Where the functions that rows name come from: the declaration's own, and those that the passes make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tapeout.compiler import pipeline
+from tapeout.compiler.conformance.drafts import build
+from tapeout.compiler.conformance.draws import Draws, Wish
+from tapeout.compiler.conformance.generated import INVALID
+from tapeout.compiler.conformance.makers import MAKERS
+from tapeout.compiler.declaration import Declaration
+from tapeout.compiler.ir import functions
+
+if TYPE_CHECKING:
+    from tapeout.compiler.target import Target
+
+TRIES = 6  # nodes of each operator that the passes are shown
+
+
+def harvest(target: Target, device: str, declaration: Declaration) -> set[str]:
+    """Let every function that a row names be known; returns the names of those that stay unknown.
+
+    The passes are shown nodes of every operator until they have made the functions that the rows name.
+    """
+    from tapeout.compiler.target import Request
+
+    for function in declaration.functions.values():
+        functions.DECLARED.setdefault(function.identifier(), function)
+    unknown = _unknown(declaration)
+    scheme = "float32" if "float32" in target.schemes else target.schemes[0]
+    request = Request(scheme, device)
+    # Windows first: most functions are theirs.
+    for op in sorted((op for op in MAKERS if "::" not in op), key=lambda o: not _near(o, unknown)):
+        for number in range(TRIES):
+            if not unknown:
+                return unknown
+            try:
+                built = build(MAKERS[op](Wish(Draws([number, 1])), op))
+                pipeline.run(built.model, target.passes(request))
+            except INVALID:
+                continue
+            unknown = _unknown(declaration)
+    return unknown
+
+
+def _near(op: str, unknown: set[str]) -> bool:
+    return any(op in name for name in unknown)
+
+
+def _unknown(declaration: Declaration) -> set[str]:
+    known = {f"{domain}::{name}" for domain, name, _ in functions.DECLARED}
+    return {op for op in declaration.operators() if "::" in op} - known
