@@ -210,6 +210,19 @@ def explain(
     )
 
 
+def incomplete(refusal: Refusal) -> str | None:
+    """What a refusal lacks of source node, constraint, value found and fix; None where it has all of them."""
+    if not origin(refusal.node):
+        return "no source node"
+    found = refusal.constraints()
+    if not found or not all(v.what and v.expected for v in found):
+        return "no constraint"
+    unknown = next((v.what for v in found if not v.found), None)
+    if unknown is not None:
+        return f"no value of {unknown}"
+    return None if all(v.fix for v in found) else "no fix"
+
+
 def grouped(refusals: Iterable[Refusal]) -> list[str]:
     """One line for each operator and set of reasons, in the order met, naming the first nodes."""
     groups: dict[tuple[str, str], list[str]] = {}

@@ -97,6 +97,23 @@ def test_a_target_that_extends_another_needs_the_sdk_alone() -> None:
     assert below == set()
 
 
+def test_the_core_knows_no_target() -> None:
+    """What a target takes is decided by its rows: below the targets nothing asks which one it is."""
+    names = {p.name.replace("_", "-") for p in (ROOT / "targets").iterdir() if (p / "target.toml").exists()}
+    wrong = []
+    for level, path in modules():
+        if level >= FLOORS.index("targets"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            compared = [*node.comparators, node.left] if isinstance(node, ast.Compare) else []
+            if isinstance(node, ast.Call):
+                compared = [*node.args, *(k.value for k in node.keywords)]
+            for inner in (i for c in compared for i in ast.walk(c)):
+                if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and inner.value in names:
+                    wrong.append(f"{path.relative_to(ROOT)}:{inner.lineno}: {inner.value}")
+    assert wrong == []
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(p.relative_to(ROOT)) for _, p in modules() if not ast.get_docstring(ast.parse(p.read_text()))

@@ -8,6 +8,7 @@ docs/decisions/0002-own-opset-conversion.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,13 @@ class Draft:
         return UnsupportedError(
             f"{self.label} of opset {self.version} cannot be brought to opset {OPSET}: {why}",
             hint="export the model again with a newer opset",
+            nodes=self.names,
         )
+
+    @property
+    def names(self) -> list[str]:
+        """The node that the label names."""
+        return re.findall(r"'([^']*)'", self.label)[-1:]
 
 
 def modernize(draft: Draft) -> None:

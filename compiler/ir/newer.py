@@ -58,6 +58,7 @@ def newer(
     raise UnsupportedError(
         f"{draft.label} cannot be brought to opset {OPSET}: {why}",
         hint=f"export the model again with opset {OPSET} or older",
+        nodes=draft.names,
     )
 
 
