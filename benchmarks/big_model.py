@@ -1,6 +1,6 @@
 """Exports a model of several gigabytes and measures peak memory: weights never lie in memory together.
 
-    python benchmarks/big_model.py FOLDER [--gigabytes 3] [--layers 24] [--verify] [--keep]
+    python benchmarks/big_model.py FOLDER [--gigabytes 3] [--layers 24] [--quantize float16] [--verify] [--keep]
 
 Writes FOLDER/big.onnx, a chain of matrix products with random weights in FOLDER/big.onnx.data, piece by piece;
 exports it with `tapeout export` as a process of its own; runs the TFLite file once under the builtin kernels of LiteRT
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--quantize", help="the scheme of the export")
     parser.add_argument("--verify", action="store_true", help="let the export verify as well")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--write-only", action="store_true", help=argparse.SUPPRESS)
@@ -128,6 +129,7 @@ def main() -> None:
         result["write"] = measured([sys.executable, __file__, *sys.argv[1:], "--write-only"])
     tool = str(Path(sys.executable).parent / "tapeout")
     check = [] if options.verify else ["--no-verify"]
+    check += ["--quantize", options.quantize] if options.quantize else []
     result["export"] = measured([tool, "export", str(source), "-o", str(artifact), *check])
     width = math.isqrt(size // (4 * options.layers))
     # The input comes from a process of its own, for the same reason.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,6 +38,7 @@ OUTPUTS = {
     ("", "MatMul"): (1, -1),
     ("", "Conv"): (1, 0),
 }
+SMALL = 1e-10
 # Elements that are looked at together.
 BLOCK = 1 << 18
 
@@ -108,13 +110,14 @@ def unfit(tensor: ir.TensorProtocol) -> str | None:
     array = tensor.numpy().reshape(-1)
     power = noise = 0.0
     for start in range(0, array.size, BLOCK):
-        block = array[start : start + BLOCK]
+        block: np.ndarray[Any, Any] = array[start : start + BLOCK]
         largest = float(np.maximum(block.max(), -block.min()))
         if not largest <= LARGEST:
             return f"{largest:g} is beyond float16"
-        exact = block.astype(np.float64)
-        gap = exact - block.astype(np.float16)
-        power += float(np.vdot(exact, exact))
+        gap = block - block.astype(np.float16).astype(np.float32)  # without rounding
+        if largest < SMALL:  # squares leave float32
+            block, gap = block.astype(np.float64), gap.astype(np.float64)
+        power += float(np.vdot(block, block))
         noise += float(np.vdot(gap, gap))
     if noise > ROUNDING**2 * power:
         rounding = (noise / power) ** 0.5 if power else 1.0
