@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,17 @@ RELEASE = 1 << 24
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The whole model as protobuf, weights included."""
     return _mark(ir.serde.serialize_model(model))
+
+
+def to_proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:
+    """The model as protobuf but for the initializers `names` of its main graph, whose bytes are not read."""
+    left = [(v, v.const_value) for n, v in model.graph.initializers.items() if n in names and v.const_value]
+    with _stubs(left, ""):
+        proto = to_proto(model)
+    kept = [t for t in proto.graph.initializer if t.name not in names]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return proto
 
 
 def to_bytes(model: ir.Model) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import mmap
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,13 +11,15 @@ from typing import Any, BinaryIO
 import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.ir.save import LARGEST, save, to_proto
+from tapeout.compiler.ir.save import LARGEST, save
 from tapeout.compiler.states import states
 from tapeout.sdk import Request
 from tapeout.sdk import graph as g
+from tapeout.targets.openvino.functions import turned, written_out
 from tapeout.targets.openvino.mend import bodies, mend, readable
 from tapeout.targets.openvino.preparation import embed, preparations
 from tapeout.targets.openvino.runtime import core, openvino
+from tapeout.targets.openvino.sharing import filled, outlined, shared
 from tapeout.targets.openvino.states import keep
 from tapeout.targets.openvino.weights import restored, withheld
 
@@ -26,31 +29,41 @@ CHUNK = 1 << 20
 def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -> None:
     """Write `model`, which the passes have legalized and the declaration accepts, to `sink` and `weights`."""
     with tempfile.TemporaryDirectory(prefix="tapeout-") as folder:
-        shell, stored = withheld(model)
-        made = build(shell, Path(folder))
+        shell, stored = withheld(written_out(model))
+        made, _held = build(shell, Path(folder))
         restored(made, stored)
+        turned(made)
         keep(made, states(model, request.options))
         made = embed(made, preparations(model, request.options))
         named(made, known_names(model))
         made.set_friendly_name(model.graph.name or "model")
         place = Path(folder) / "out.xml"
-        openvino().save_model(made, place, compress_to_fp16=request.scheme == "float16")
+        openvino().save_model(made, place, compress_to_fp16=False)
         for source, stream in ((place, sink), (place.with_suffix(".bin"), weights)):
-            with source.open("rb") as content:
-                shutil.copyfileobj(content, stream, CHUNK)
+            _copied(source, stream)
 
 
-def build(model: ir.Model, folder: Path) -> Any:
-    """`model` as an openvino.Model. A model that no message holds passes through `folder`, which must outlive the
-    result."""
+def _copied(source: Path, stream: BinaryIO) -> None:
+    with source.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for start in range(0, len(content), CHUNK):
+                stream.write(content[start : start + CHUNK])
+
+
+def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
+    """`model` as an openvino.Model, and what must outlive that besides `folder`, through which a model passes that
+    no message holds."""
+    weights = shared(model)
     size = sum(
         v.const_value.nbytes
         for graph in g.graphs(model)
         for v in graph.initializers.values()
-        if v.const_value
+        if v.const_value and v.name not in weights
     )
     if size < LARGEST // 2:
-        proto = to_proto(model)
+        proto = outlined(model, weights)
         readable(proto.graph)
         made = core().read_model(proto.SerializeToString(), b"")
     else:
@@ -59,9 +72,10 @@ def build(model: ir.Model, folder: Path) -> Any:
         proto = onnx.load(place, load_external_data=False)
         readable(proto.graph)
         place.write_bytes(proto.SerializeToString())
-        made = core().read_model(place)
+        made, weights = core().read_model(place), {}
+    held = filled(made, weights)
     mend(made)
-    return made
+    return made, held
 
 
 def known_names(model: ir.Model) -> set[str]:
