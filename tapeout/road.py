@@ -225,9 +225,14 @@ def left_to_host(
 
 
 def placement(acceptance: Acceptance) -> dict[str, int]:
-    """How many nodes each lowering took, most first."""
+    """How many operators each lowering made, most first: not what kernels compute along or read as it is stored."""
+    from tapeout.passes.quantization.report import carried_out
+
     counts: dict[str, int] = {}
-    for _, row in acceptance.placed:
+    on_codes = {node for node, row in acceptance.placed if any(rule.dtypes for rule in row.ports.values())}
+    for node, row in acceptance.placed:
+        if not carried_out(node, on_codes):
+            continue
         name = row.lower or row.op
         counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

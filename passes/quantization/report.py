@@ -4,7 +4,7 @@ multiply-accumulates at each width; counted in the graph itself."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -79,26 +79,49 @@ def quantization_report(model: ir.Model) -> dict[str, Any]:
     }
 
 
+def carried_out(node: ir.Node, on_codes: Container[ir.Node] = ()) -> bool:
+    """Whether a runtime has an operator for `node`: not for storage that kernels read and write themselves (those of
+    the nodes `on_codes` read weights as codes), nor for an activation that the kernel before it computes."""
+    if operator_name(node) == "QuantizeLinear":
+        return _quantizes(node) is not None
+    if operator_name(node) in DEQUANTIZE:
+        if g.is_constant(node.inputs[0]):
+            return any(use.node not in on_codes for use in node.outputs[0].uses())
+        return _dequantizes(node)
+    return not _fused(node)
+
+
 def boundaries(graph: ir.Graph) -> dict[str, int]:
     """Conversions that a runtime carries out: of floats to integers, of integers to floats, and between
     scales."""
     found = {"quantize": 0, "dequantize": 0, "requantize": 0}
     for node in graph:
         if operator_name(node) == "QuantizeLinear":
-            value = node.inputs[0]
-            made = None if value is None else value.producer()
-            if made is not None and operator_name(made) == "DequantizeLinear":
-                found["requantize"] += 1
-            elif made is None or _kind(made) == "float32":
-                found["quantize"] += 1
-        elif operator_name(node) == "DequantizeLinear" and not g.is_constant(node.inputs[0]):
-            value = node.outputs[0]
-            readers = [u.node for u in value.uses() if u.node.op_type not in ("Shape", "Size")]
-            if value.is_graph_output() or any(
-                operator_name(n) != "QuantizeLinear" and _kind(n) == "float32" for n in readers
-            ):
-                found["dequantize"] += 1
+            kind = _quantizes(node)
+            if kind is not None:
+                found[kind] += 1
+        elif operator_name(node) in DEQUANTIZE and not g.is_constant(node.inputs[0]) and _dequantizes(node):
+            found["dequantize"] += 1
     return found
+
+
+def _quantizes(node: ir.Node) -> str | None:
+    """What a QuantizeLinear is to a runtime: "quantize", "requantize", or None where the kernel before it makes
+    codes."""
+    value = node.inputs[0]
+    made = None if value is None else value.producer()
+    if made is not None and operator_name(made) == "DequantizeLinear":
+        return "requantize"
+    return "quantize" if made is None or _kind(made) == "float32" else None
+
+
+def _dequantizes(node: ir.Node) -> bool:
+    """Whether floats are made of codes for a reader that takes no codes."""
+    value = node.outputs[0]
+    readers = [u.node for u in value.uses() if u.node.op_type not in ("Shape", "Size")]
+    return value.is_graph_output() or any(
+        operator_name(n) != "QuantizeLinear" and _kind(n) == "float32" for n in readers
+    )
 
 
 def _real(node: ir.Node) -> bool:

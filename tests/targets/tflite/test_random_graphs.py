@@ -39,7 +39,7 @@ def draw(seed: int) -> onnx.ModelProto:
     rng = n.rng
     channels, height, width = int(rng.integers(2, 9)), int(rng.integers(5, 13)), int(rng.integers(5, 13))
     shape = [1, channels, height, width]
-    x, size = "x", (height, width)
+    x, size = n.conv("x", channels, channels, 3), (height, width)
     for _ in range(int(rng.integers(3, 9))):
         kind = str(rng.choice(KINDS))
         if kind == "conv":
