@@ -1,6 +1,6 @@
 """Indexing in terms of Gather, ScatterND, NonZero and TopK along the last axis.
 
-GatherElements(x, i)      -> Gather(flat x, i * stride + offsets of the other axes), ScatterElements likewise
+GatherElements(x, i)      -> Gather(flat x, i * stride + offsets of the other axes)
 GatherND(x, i, batch)     -> GatherND(x, i with the batch coordinates in front)
 Compress(x, c)            -> Gather(x, NonZero(c))
 TopK along another axis   -> transposed; of the smallest -> of -x, of integers -1 - x
@@ -29,11 +29,11 @@ Result = Any  # values, a reason, or None: see NodeRule.rewrite
 LIMIT = 1 << 24
 
 
-def _vector(*values: int) -> np.ndarray[Any, Any]:
+def vector(*values: int) -> np.ndarray[Any, Any]:
     return np.array(values, np.int64)
 
 
-def _linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> ir.Value | str:
+def linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> ir.Value | str:
     """Positions in flat `data` of what `indices` name along `axis`."""
     shape, extent = g.static_dims(data), g.static_dims(indices)
     if shape is None or extent is None:
@@ -47,18 +47,18 @@ def _linear(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> ir.Val
         if i != axis:
             line = np.arange(length, dtype=np.int64) * strides[i]
             base += line.reshape([-1 if j == i else 1 for j in range(len(extent))])
-    along = _from_start(op, indices, np.asarray(shape[axis], np.int64))
+    along = from_start(op, indices, np.asarray(shape[axis], np.int64))
     return op.Add(op.Mul(along, np.asarray(strides[axis], np.int64)), base)  # type: ignore[no-any-return]
 
 
-def _from_start(op: Builder, indices: ir.Value, size: Any) -> Any:
+def from_start(op: Builder, indices: ir.Value, size: Any) -> Any:
     """Indices as int64, those from the end counted from the start."""
     wide = indices if indices.dtype == INT64 else op.Cast(indices, to=INT64)
     return op.Where(op.Less(wide, np.asarray(0, np.int64)), op.Add(wide, size), wide)
 
 
 def _linear_of_free_sizes(op: Builder, data: ir.Value, indices: ir.Value, axis: int) -> ir.Value | str:
-    """As `_linear`, with strides and offsets computed beside the data."""
+    """As `linear`, with strides and offsets computed beside the data."""
     rank = g.rank(data)
     if rank is None or g.rank(indices) != rank:
         return "the rank is not known"
@@ -70,10 +70,10 @@ def _linear_of_free_sizes(op: Builder, data: ir.Value, indices: ir.Value, axis: 
     places: Any = None
     for i in reversed(range(rank)):
         if i == axis:
-            line = _from_start(op, indices, sizes[i])
+            line = from_start(op, indices, sizes[i])
         else:
             steps = op.Range(zero, op.Gather(named, np.array(i, np.int64), axis=0), one)
-            line = op.Reshape(steps, _vector(*(-1 if j == i else 1 for j in range(rank))))
+            line = op.Reshape(steps, vector(*(-1 if j == i else 1 for j in range(rank))))
         offset = line if stride is None else op.Mul(line, stride)
         places = offset if places is None else op.Add(places, offset)
         stride = sizes[i] if stride is None else op.Mul(stride, sizes[i])
@@ -88,32 +88,10 @@ class Elements(NodeRule):
     def rewrite(self, op: Builder, node: ir.Node) -> Result:
         data, indices = node.inputs
         assert data is not None and indices is not None
-        found = _linear(op, data, indices, g.attribute(node, "axis", 0))
+        found = linear(op, data, indices, g.attribute(node, "axis", 0))
         if isinstance(found, str):
             return found
-        return op.Gather(op.Reshape(data, _vector(-1)), found, axis=0)
-
-
-class ScatterInElements(NodeRule):
-    """ScatterElements(x, i, u) -> Reshape(ScatterND(flat x, positions, flat u))"""
-
-    ops = ("ScatterElements",)
-
-    def rewrite(self, op: Builder, node: ir.Node) -> Result:
-        data, indices, updates = node.inputs
-        assert data is not None and indices is not None
-        reduction = g.attribute(node, "reduction", "none")
-        if reduction not in ("none", "add"):
-            return f"reduction {reduction}"
-        found = _linear(op, data, indices, g.attribute(node, "axis", 0))
-        if isinstance(found, str):
-            return found
-        places = op.Reshape(found, _vector(-1, 1))
-        flat = op.ScatterND(
-            op.Reshape(data, _vector(-1)), places, op.Reshape(updates, _vector(-1)), reduction=reduction
-        )
-        shape = g.static_dims(data)
-        return op.Reshape(flat, op.Shape(data) if shape is None else _vector(*shape))
+        return op.Gather(op.Reshape(data, vector(-1)), found, axis=0)
 
 
 class BatchedGatherND(NodeRule):
@@ -145,8 +123,8 @@ class Compress(NodeRule):
         x, condition = node.inputs
         axis = g.attribute(node, "axis")
         if axis is None:
-            x, axis = op.Reshape(x, _vector(-1)), 0
-        return op.Gather(x, op.Reshape(op.NonZero(condition), _vector(-1)), axis=axis)
+            x, axis = op.Reshape(x, vector(-1)), 0
+        return op.Gather(x, op.Reshape(op.NonZero(condition), vector(-1)), axis=axis)
 
 
 def _opposite(op: Builder, x: ir.Value) -> ir.Value:
@@ -226,10 +204,10 @@ class Trilu(NodeRule):
             difference: Any = op.constant(apart)
         else:
             start, step = np.asarray(0, np.int64), np.asarray(1, np.int64)
-            ends = [op.Squeeze(op.Shape(x, start=a, end=b), _vector(0)) for a, b in ((-2, -1), (-1, None))]
+            ends = [op.Squeeze(op.Shape(x, start=a, end=b), vector(0)) for a, b in ((-2, -1), (-1, None))]
             row, column = (op.Range(start, end, step) for end in ends)
-            difference = op.Sub(op.Unsqueeze(column, _vector(0)), op.Unsqueeze(row, _vector(1)))
-        bound: Any = np.asarray(number, np.int64) if number is not None else op.Reshape(k, _vector(1))
+            difference = op.Sub(op.Unsqueeze(column, vector(0)), op.Unsqueeze(row, vector(1)))
+        bound: Any = np.asarray(number, np.int64) if number is not None else op.Reshape(k, vector(1))
         mask = op.GreaterOrEqual(difference, bound) if upper else op.LessOrEqual(difference, bound)
         return op.Where(mask, x, zero)
 
@@ -286,7 +264,6 @@ class IntegerOneHot(NodeRule):
 
 INDEXING: tuple[Rule, ...] = (
     Elements(),
-    ScatterInElements(),
     BatchedGatherND(),
     Compress(),
     TopKLast(),

@@ -12,10 +12,11 @@ from tapeout.passes.decompose.indexing import INDEXING
 from tapeout.passes.decompose.precision import HALF_IN_SINGLE, MOVED, NARROW_INTEGERS
 from tapeout.passes.decompose.quantized import QUANTIZED
 from tapeout.passes.decompose.reductions import REDUCTIONS
+from tapeout.passes.decompose.scattering import SCATTERING
 from tapeout.passes.decompose.shaping import SHAPING
 from tapeout.sdk import Declaration, Pass, Rewrite, Row, Rule
 
-RULES: tuple[Rule, ...] = (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SHAPING)
+RULES: tuple[Rule, ...] = (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SCATTERING, *SHAPING)
 
 PLAIN: tuple[Pass, ...] = (
     Rewrite("quantization as arithmetic", QUANTIZED),

@@ -57,7 +57,7 @@ def test_gather_elements(axis: int) -> None:
            inputs={"x": x, "i": i})  # fmt: skip
 
 
-@pytest.mark.parametrize("reduction", ["none", "add"])
+@pytest.mark.parametrize("reduction", ["none", "add", "max", "min", "mul"])
 @pytest.mark.parametrize("dtype", ["float", "int64"])
 def test_scatter_elements(reduction: str, dtype: str) -> None:
     kind = {"float": np.float32, "int64": np.int64}[dtype]
@@ -75,6 +75,30 @@ def test_scatter_nd(reduction: str, given: str) -> None:
     agrees(f'agraph (float[{given}] x, int64[3,1] i, float[3,5] u) '
            f'=> (float[{given}] y) {{ y = ScatterND <reduction = "{reduction}"> (x, i, u) }}',
            inputs={"x": rand(4, 5), "i": i, "u": rand(3, 5)})  # fmt: skip
+
+
+@pytest.mark.parametrize("reduction", ["max", "min", "mul"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_scatter_nd_of_many_updates_for_one_place(reduction: str, depth: int) -> None:
+    x, u = rand(4, 5, 3), rand(6, *(4, 5, 3)[depth:])
+    i = np.stack([RNG.integers(-2, 2, 6) for _ in range(depth)], -1)
+    agrees(f'agraph (float[4,5,3] x, int64[6,{depth}] i, float[{",".join(map(str, u.shape))}] u) '
+           f'=> (float[4,5,3] y) {{ y = ScatterND <reduction = "{reduction}"> (x, i, u) }}',
+           inputs={"x": x, "i": i, "u": u})  # fmt: skip
+
+
+def test_scatter_nd_of_too_many_updates_is_refused() -> None:
+    model = legalized('agraph (float[4096] x, int64[4096,1] i, float[4096] u) => (float[4096] y)'
+                      '{ y = ScatterND <reduction = "max"> (x, i, u) }')  # fmt: skip
+    assert "reduction" in str(refusals(model)[0])
+
+
+@pytest.mark.parametrize("mode", ["linear", "circular"])
+def test_tensor_scatter(mode: str) -> None:
+    start = np.array([1, 4 if mode == "circular" else 3])
+    agrees('agraph (float[2,3,5,4] cache, float[2,3,2,4] u, int64[2] start) => (float[2,3,5,4] y)'
+           f'{{ y = TensorScatter <mode = "{mode}"> (cache, u, start) }}',
+           inputs={"cache": rand(2, 3, 5, 4), "u": rand(2, 3, 2, 4), "start": start})  # fmt: skip
 
 
 @pytest.mark.parametrize("axis", [-1, 0, 1, -2])
@@ -131,12 +155,6 @@ def test_trilu(upper: int, k: int, given: str) -> None:
     agrees(f"agraph (float[{given}] x) "
            f"=> (float[{given}] y) <int64 k = {{{k}}}> {{ y = Trilu <upper = {upper}> (x, k) }}",
            inputs={"x": rand(3, 4, 5)})  # fmt: skip
-
-
-def test_other_reductions_of_scatter_are_refused() -> None:
-    text = """agraph (float[4,5] x, int64[3,1] i, float[3,5] u) => (float[4,5] y)
-        { y = ScatterND <reduction = "max"> (x, i, u) }"""
-    assert "reduction" in str(refusals(legalized(text))[0])
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64"])
