@@ -1,6 +1,7 @@
-"""Exports every real model to TFLite and scores source and artifacts on their own task, in one run.
+"""Exports every real model and scores source and artifacts on their own task, in one run.
 
-    python benchmarks/assets.py ../shared/assets [--models NAME,..] [--schemes float32,float16] [--json FILE]
+    python benchmarks/assets.py ../shared/assets [--target tflite] [--models NAME,..] [--schemes float32,float16]
+                                                 [--json FILE]
 
 Each export is verified on the model's own evaluation data (`--data`), within the tolerances of the command line.
 Needs pillow and scipy for the scoring scripts that lie beside the models. A model passes where each figure of its
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 from asset_data import inputs
 
+HERE = Path(__file__).resolve().parent
+SUFFIXES = {"tflite": ".tflite", "openvino": ".xml"}
 # model: (scoring script, data set)
 TASKS = {
     "ad01_autoencoder": ("eval_autoencoder", "ad01_logmel"),
@@ -47,7 +50,7 @@ SCALES = {"psnr": 0.1, "mean_score": 0.1}
 IGNORED = {"model", "n", "bicubic"}
 
 
-def export(model: Path, scheme: str, data: Path, out: Path) -> dict[str, Any]:
+def export(model: Path, target: str, scheme: str, data: Path, out: Path) -> dict[str, Any]:
     """Runs the command line as a user would; its JSON, the exit code and the seconds it took."""
     command = [
         sys.executable,
@@ -56,7 +59,7 @@ def export(model: Path, scheme: str, data: Path, out: Path) -> dict[str, Any]:
         "export",
         str(model),
         "--target",
-        "tflite",
+        target,
         "--quantize",
         scheme,
     ]
@@ -75,8 +78,9 @@ def export(model: Path, scheme: str, data: Path, out: Path) -> dict[str, Any]:
 
 def score(assets: Path, name: str, files: list[Path]) -> list[dict[str, Any]]:
     script, data = TASKS[name]
+    wrapper = [str(HERE / "scoring.py"), str(assets / "eval")]
     done = subprocess.run(
-        [sys.executable, f"{script}.py", *map(str, files), "--data", str(assets / "data" / data)],
+        [sys.executable, *wrapper, f"{script}.py", *map(str, files), "--data", str(assets / "data" / data)],
         cwd=assets / "eval", capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     if done.returncode:
@@ -100,6 +104,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("assets", type=Path)
+    parser.add_argument("--target", choices=SUFFIXES, default="tflite")
     parser.add_argument("--models", default=",".join(TASKS))
     parser.add_argument("--schemes", default="float32,float16")
     parser.add_argument(
@@ -115,10 +120,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "data.npz"
             np.savez(data, **inputs(assets, TASKS[name][1], source, options.samples))
-            runs = {s: export(source, s, data, Path(folder) / f"{name}_{s}.tflite") for s in schemes}
+            place = {s: Path(folder) / f"{name}_{s}{SUFFIXES[options.target]}" for s in schemes}
+            runs = {s: export(source, options.target, s, data, place[s]) for s in schemes}
             good = [s for s in schemes if runs[s]["code"] == 0]
-            files = [Path(folder) / f"{name}_{s}.tflite" for s in good]
-            sizes = [f.stat().st_size for f in files]
+            files = [place[s] for s in good]
+            sizes = [sum(p.stat().st_size for p in (f, f.with_suffix(".bin")) if p.exists()) for f in files]
             lines = score(assets, name, [source, *files])
         figures = {k: v for k, v in lines[0].items() if k not in IGNORED and isinstance(v, int | float)}
         print(f"{name}: {figures}")
