@@ -52,7 +52,7 @@ def _write_out(graph: ir.Graph | Any, node: ir.Node) -> None:
     graph.insert_before(node, made)
     known = old.name
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(node)
+    graph.remove(node, safe=True)
     new.name = known
 
 

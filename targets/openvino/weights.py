@@ -1,6 +1,7 @@
 """Weights that stay codes in the file: written through the opset API, in the form that the plugins keep packed.
 
     MatMul(x, DequantizeLinear(codes [K, N], scale, zero))  ->  MatMul(x, D(codes^T), transpose_b)
+    MatMul(x, Transpose(DequantizeLinear(codes [N, K])))    ->  MatMul(x, D(codes), transpose_b)
     Gather(DequantizeLinear(codes [N, K], scale, zero), i)  ->  Gather(D(codes), i)
     D(codes) = Reshape((Convert(codes [N, K / g, g]) - Convert(zero)) * scale [N, K / g, 1], [N, K])
 
@@ -34,7 +35,7 @@ TYPES: Mapping[ir.DataType, str] = {
 # Packed in nibbles, the first in the low half of a byte.
 NIBBLES = frozenset({"i4", "u4", "nf4", "f4e2m1"})
 # What operators read a stored weight by: its input, and the axis of its output channels.
-READERS: Mapping[str, tuple[int, int]] = {"MatMul": (1, 1), "Gather": (0, 0)}
+READERS: Mapping[str, tuple[int, int]] = {"MatMul": (1, 1), "Gather": (0, 0), "Transpose": (0, 0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +116,13 @@ def _axis(reader: ir.Node, index: int) -> int | None:
         return None
     if reader.op_type == "Gather" and g.attribute(reader, "axis", 0) != 0:
         return None
-    before = reader.inputs[0].producer() if position and reader.inputs[0] is not None else None
-    if before is not None and before.op_type == "DequantizeLinear":
+    products = [reader] if reader.op_type == "MatMul" else []
+    if reader.op_type == "Transpose":
+        uses = list(reader.outputs[0].uses())
+        products = [u.node for u in uses if u.node.op_type == "MatMul" and u.idx == 1]
+        if len(products) != len(uses) or list(g.attribute(reader, "perm", ())) != [1, 0]:
+            return None
+    if any(g.producer(p.inputs[0], "DequantizeLinear") is not None for p in products):
         return None  # it computes in integers: the front end makes that of it
     return axis
 
