@@ -131,7 +131,7 @@ def _close(found: Array, wanted: Array, rtol: float, atol: float) -> Array:
     close = np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
     finite = np.abs(b[np.isfinite(b)])
     if wanted.dtype.kind == "f" and finite.size:
-        rounding = float(ml_dtypes.finfo(wanted.dtype).eps) * finite.max()
+        rounding = float(ml_dtypes.finfo(wanted.dtype).eps) * finite.max()  # type: ignore[no-untyped-call]
         close |= (np.abs(a) <= rounding) & (np.abs(b) <= rounding)
     # Beyond 2^53 float64 does not tell integers apart.
     return np.asarray(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -46,7 +47,7 @@ class Making:
         self.values.append(value)
         return value
 
-    def constant(self, array: Array) -> ir.Value:
+    def constant(self, array: Array | np.floating[Any]) -> ir.Value:
         self.count += 1
         return leaf(self.model, f"c{self.count}", Operand(np.asarray(array), True), {})
 

@@ -161,8 +161,8 @@ def quantized(w: Wish, row: Row, draft: Draft, interface: Interface) -> Built:
     plain = build(draft)
     bound = Call(plain.node, interface)
     ports: dict[int, str] = {}
-    for name, values in bound.input_values.items():
-        for value in values:
+    for name, found in bound.input_values.items():
+        for value in found:
             ports[list(plain.node.inputs).index(value)] = name
     maker = Maker(w, row, draft)
     model, inputs = empty_model(), dict[str, Array]()

@@ -197,8 +197,8 @@ class Report:
             rows = [[o.status, o.case, o.op, o.reason, self.commands.get(o.case, "")] for o in self.faults]
             parts.append(table(["status", "case", "operator", "reason", "again"], rows))
         parts.append("<h2>Operators</h2>")
-        rows = [[op, n.total(), *(n[s] for s in statuses)] for op, n in self.by_op().items()]
-        parts.append(table(["operator", "cases", *statuses], rows))
+        found = [[op, n.total(), *(n[s] for s in statuses)] for op, n in self.by_op().items()]
+        parts.append(table(["operator", "cases", *statuses], found))
         reasons = self.reasons()
         if reasons:
             parts.append("<h2>Refused</h2>" + table(["cases", "reason"], [[n, r] for r, n in reasons]))

@@ -36,7 +36,10 @@ ATTRIBUTES: dict[str, dict[str, tuple[Any, ...]]] = {
 
 def shape(w: Wish, rank: int, port: str = "", sizes: tuple[int, ...] = SIZES) -> list[int]:
     """A shape whose dimensions keep what the row says about the port's."""
-    names = lambda i: (f"{port}.dim.{i}", f"{port}.dim.{i - rank}", "batch" if i == 0 else "")  # noqa: E731
+
+    def names(i: int) -> tuple[str, ...]:
+        return f"{port}.dim.{i}", f"{port}.dim.{i - rank}", "batch" if i == 0 else ""
+
     small = sizes if rank < 5 else sizes[:3]
     return [w.number(names(i), small, low=1) for i in range(rank)]
 
@@ -118,13 +121,13 @@ def binary(w: Wish, op: str) -> Draft:
         other = [1] * (len(size) - 1) + size[-1:] if w.flip() and size else other
         b = data(rng, other, dtype)
     swapped = w.flip(4) and op not in ("PRelu", "Pow", "Mod", "Div", "BitShift")
-    operands = [Operand(a), Operand(b)][:: -1 if swapped else 1]
+    operands: list[Operand | None] = [Operand(a), Operand(b)][:: -1 if swapped else 1]
     if w.flip(3):
         return Draft(op, operands, attributes).constant(w.pick([1, 0]))
     if w.flip(8) and size:
         names = {i: n for i, n in enumerate("NMKLPQRS"[: len(size)]) if w.flip()}
-        made = []
-        for operand in operands:
+        made: list[Operand | None] = []
+        for operand in (Operand(a), Operand(b)):
             lead = len(size) - operand.array.ndim
             mine = {
                 i - lead: n
@@ -167,9 +170,7 @@ def clip(w: Wish, op: str) -> Draft:
     for name, options in (("min.value", (0, -1, 2)), ("max.value", (6, 1, 3))):
         value = w.value(name, options)
         number = np.array(value if not isinstance(value, str) else 0)
-        wrapped = (
-            np.asarray(number).astype(NUMPY[dtype]) if number >= 0 or dtype[0] != "u" else NUMPY[dtype](0)
-        )
+        wrapped = np.maximum(number, 0 if dtype[0] == "u" else number).astype(NUMPY[dtype])
         absent = w.flip(5)
         bounds.append(None if absent else Operand(np.asarray(wrapped), constant=not w.flip(6)))
     return Draft(op, [free(w, Operand(x)), *bounds])
