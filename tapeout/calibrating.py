@@ -49,9 +49,11 @@ def with_stand_in(request: Request, samples: Samples | None, prepared: Prepared)
     """`request` with the calibration data given, else random data where the scheme asks for some: what goes where
     hardly depends on ranges."""
     static = request.scheme in STATIC and not any(n.op_type == "QuantizeLinear" for n in prepared.model.graph)
-    if samples is None and static:
-        samples = Samples("random")
-    return with_calibration(request, samples, prepared)
+    if samples is not None or not static:
+        return with_calibration(request, samples, prepared)
+    calibration = Samples("random").open(prepared)
+    calibration.stand_in = True
+    return replace(request, calibration=calibration)
 
 
 def with_calibration(request: Request, samples: Samples | None, prepared: Prepared) -> Request:
@@ -138,7 +140,7 @@ def calibrate(
     notify: Callable[[str], None] | None = None,
 ) -> Calibrated:
     """Measure what the tensors of `model` hold on the calibration data, for one or more targets (default: all
-    that are installed), and write it to `output` (a `.json`): one file serves many exports.
+    that have a static scheme), and write it to `output` (a `.json`): one file serves many exports.
 
     `calibration` is a path, "random", "FILE.py:FUNCTION", a callable that gives samples, or Statistics;
     `quantize` is the scheme that the passes before the measurement are chosen for (default: int8). The other
@@ -158,7 +160,7 @@ def calibrate(
             if isinstance(model, str | os.PathLike) and os.path.realpath(model) == str(place):
                 raise UsageError(f"the output '{output}' is the model itself")
         if target is None:
-            chosen: list[str | Target] = list(loadable()[0])
+            chosen: list[str | Target] = [t for t in loadable()[0] if any(s in STATIC for s in t.schemes)]
         else:
             chosen = [target] if isinstance(target, str | Target) else list(target)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))

@@ -11,16 +11,17 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.declaration import Declaration, source_name
-from tapeout.compiler.errors import UnsupportedError
+from tapeout.compiler.errors import UnsupportedError, UsageError
 from tapeout.compiler.ir import graph as g
+from tapeout.compiler.operations import LAST
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.compiler.schemes import Scheme
 from tapeout.passes.quantization.groups import Groups
 from tapeout.passes.quantization.insert import Inserter
 from tapeout.passes.quantization.interface import convert
-from tapeout.passes.quantization.placement import Placement, Placer, reasons
-from tapeout.passes.quantization.ranges import Interval, Measured, Ranges, source_names
+from tapeout.passes.quantization.placement import PRODUCTS, Placement, Placer, reasons
+from tapeout.passes.quantization.ranges import NOT_FINITE, Interval, Measured, Ranges, source_names
 from tapeout.passes.quantization.report import META
 
 PLAIN = Recipe()
@@ -94,6 +95,7 @@ class Quantize:
             frozenset(io),
         )
         placement = placer.place()
+        refuse_without_range(placement, ranges)
         if not placement.clusters:
             why = "; ".join(list(reasons(placement.left))[:3]) or "it computes no floating-point numbers"
             raise UnsupportedError(
@@ -102,6 +104,52 @@ class Quantize:
                 nodes=[source_name(n) for n in placement.left][:10],
             )
         return placement
+
+
+def refuse_without_range(placement: Placement, ranges: Ranges) -> None:
+    """Raises UsageError where the calibration data shows a product, which is to compute in integers, nothing that it
+    could be given a range by: numbers beyond all bounds, or nothing but 0 although its input follows from the
+    model's. Other operators may hold such numbers for good reasons (the infinities of a mask, an unused state)."""
+    for node, reason in placement.left.items():
+        if reason == NOT_FINITE and LAST.sub("", node.op_type) in PRODUCTS:
+            raise UsageError(
+                f"the layer '{source_name(node)}' ({node.op_type}) has an infinite range: its numbers run over on the "
+                "calibration data",
+                hint='leave out the samples that do so, or keep it in floats by a rule: scheme = "float32"',
+                nodes=[source_name(node)],
+            )
+    seen: dict[ir.Value, bool] = {}
+    for node, cluster in placement.clusters.items():
+        if LAST.sub("", node.op_type) not in PRODUCTS:
+            continue
+        for slot in cluster.slots:
+            if (
+                slot.output
+                or slot.stored
+                or slot.rule.role in ("weight", "bias")
+                or g.is_constant(slot.value)
+            ):
+                continue
+            if ranges.empty(slot.value) and _follows(slot.value, seen):
+                raise UsageError(
+                    f"the layer '{source_name(node)}' ({node.op_type}) has an empty range: what it reads, "
+                    f"'{source_names(slot.value)[0]}', is 0 everywhere on the calibration data",
+                    hint="give samples in which it is used (a state is carried from frame to frame), or keep it in "
+                    'floats by a rule: scheme = "float32"',
+                    nodes=[source_name(node)],
+                )
+
+
+def _follows(value: ir.Value, seen: dict[ir.Value, bool]) -> bool:
+    """Whether the numbers of `value` follow from those of an input of the graph, not from sizes alone."""
+    if value not in seen:
+        seen[value] = False
+        made = value.producer()
+        if made is None:
+            seen[value] = value.is_graph_input()
+        elif made.op_type not in ("Shape", "Size", "ConstantOfShape"):
+            seen[value] = any(_follows(v, seen) for v in made.inputs if v is not None)
+    return seen[value]
 
 
 def widen(model: ir.Model) -> dict[ir.Value, ir.Node]:

@@ -18,6 +18,9 @@ LAYOUT = "tapeout.layout"
 
 Interval = tuple[float, float]
 
+# Why a tensor has no range, where a sum has run over.
+NOT_FINITE = "it is not finite on the calibration data"
+
 # Operators whose first output holds nothing but elements of their first input, or numbers between them.
 WITHIN = frozenset(
     {
@@ -66,6 +69,16 @@ class Ranges:
             self._found[key] = self._range(value, bits, symmetric)
         return self._found[key]
 
+    def empty(self, value: ir.Value) -> bool:
+        """Whether all that was measured of `value` is 0, and no rule states its range."""
+        if self.measured is None or not isinstance(
+            self.recipe.range_of(source_names(value), value.producer()), str
+        ):
+            return False
+        known = next((k for n in source_names(value) if (k := self.measured.for_range(n)) is not None), None)
+        ends = getattr(known, "min", None), getattr(known, "max", None)
+        return ends == (0.0, 0.0) and getattr(known, "count", 0) > 0
+
     def _range(self, value: ir.Value, bits: int, symmetric: bool) -> Interval | str:
         array = g.constant(value)
         if array is not None:
@@ -84,7 +97,7 @@ class Ranges:
                 if getattr(known, "count", 1) == 0:
                     return "calibration met no element of it"
                 if not getattr(known, "finite", True):
-                    return "it is not finite on the calibration data"
+                    return NOT_FINITE
                 # With 16 bits there are levels enough for the outermost values.
                 method = wanted if bits <= 8 else "minmax"
                 return self.measured.range(name, method=method, bits=bits, symmetric=symmetric)

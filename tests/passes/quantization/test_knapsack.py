@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tapeout.passes.quantization.knapsack import STEPS, Option, solve
@@ -13,6 +13,7 @@ option = st.builds(
 layers = st.lists(st.lists(option, min_size=1, max_size=4), min_size=1, max_size=5)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(layers, st.integers(1, 100).map(lambda n: n / 100))
 def test_the_choice_keeps_the_bound_and_costs_the_least(table: list[list[Option]], most: float) -> None:
     found = solve(table, most)
