@@ -16,7 +16,7 @@ from tapeout.compiler.states import states
 from tapeout.sdk import Request
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.functions import turned, written_out
-from tapeout.targets.openvino.mend import bodies, mend, readable
+from tapeout.targets.openvino.mend import UNBIASED, bodies, mend, readable
 from tapeout.targets.openvino.preparation import embed, preparations
 from tapeout.targets.openvino.runtime import core, openvino
 from tapeout.targets.openvino.sharing import filled, outlined, shared
@@ -64,7 +64,7 @@ def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
     )
     if size < LARGEST // 2:
         proto = outlined(model, weights)
-        readable(proto.graph)
+        readable(proto.graph, {name: g.rank(value) or 0 for name, value in weights.items()})
         made = core().read_model(proto.SerializeToString(), b"")
     else:
         place = folder / "graph.onnx"
@@ -91,7 +91,7 @@ def named(made: Any, known: set[str]) -> None:
 
     def visit(body: Any) -> None:
         for op in body.get_ordered_ops():
-            if op.get_friendly_name() not in kept:
+            if op.get_friendly_name().removesuffix(UNBIASED) not in kept:
                 kind = op.get_type_name()
                 counts[kind] = counts.get(kind, -1) + 1
                 op.set_friendly_name(f"{kind}~{counts[kind]}")

@@ -89,7 +89,7 @@ class WriteOut:
     def rules(self) -> tuple[Rule, ...]:
         """The rules for operators with rows."""
         known = {op for op in self.rows.rows if "::" not in op}
-        found = (*RULES, ResizeByMatMul(), Steps(UNROLLED))
+        found = (*RULES, ResizeByMatMul(computed=True), Steps(UNROLLED))
         return tuple(
             _Refused(r, self.rows, ops) for r in found if (ops := tuple(o for o in r.ops if o in known))
         )

@@ -8,38 +8,76 @@ NonMaxSuppression -> the same past the next larger threshold: ONNX keeps boxes w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 
+UNBIASED = "~unbiased"  # what a convolution before its bias is called after its node
+BIASED = frozenset({"Conv", "ConvTranspose"})
 
-def readable(graph: onnx.GraphProto) -> None:
-    """Write every constant of shape [0] as an operator, in `graph` and the graphs inside."""
-    kept, made = [], []
+
+def readable(graph: onnx.GraphProto, ranks: Mapping[str, int] | None = None) -> None:
+    """Rewrite `graph` and the graphs inside; `ranks` are those of weights that are not in it."""
+    shapes = dict(ranks or {}) | {t.name: len(t.dims) for t in graph.initializer}
+    held = {t.name: t for t in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    made: dict[str, onnx.TensorProto] = {}
     for tensor in graph.initializer:
-        if list(tensor.dims) != [0]:
-            kept.append(tensor)
-            continue
-        one = onnx.TensorProto(
-            dims=[1],
-            data_type=tensor.data_type,
-            raw_data=bytes(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize),
-        )
-        size = onnx.TensorProto(
-            dims=[1], data_type=onnx.TensorProto.INT64, raw_data=bytes(8), name=f"{tensor.name}~0"
-        )
-        kept.append(size)
-        made.append(onnx.helper.make_node("ConstantOfShape", [size.name], [tensor.name], value=one))
+        if list(tensor.dims) == [0]:
+            nodes.append(_nothing(tensor, made))
+    for node in graph.node:
+        bias = held.get(node.input[2]) if node.op_type in BIASED and len(node.input) > 2 else None
+        if bias is not None and node.domain == "" and node.input[1] in shapes:
+            nodes += _biased(node, bias, shapes[node.input[1]], made)
+        else:
+            nodes.append(node)
     if made:
-        nodes = [*made, *graph.node]
+        used = {name for node in nodes for name in node.input} | {v.name for v in graph.output}
+        used |= {name for node in nodes for a in node.attribute for name in _outside(a)}
+        kept = [t for t in graph.initializer if t.name in used and list(t.dims) != [0]]
         del graph.initializer[:], graph.node[:]
-        graph.initializer.extend(kept)
+        graph.initializer.extend([*kept, *made.values()])
         graph.node.extend(nodes)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 readable(attribute.g)
+
+
+def _outside(attribute: onnx.AttributeProto) -> set[str]:
+    """The names that a graph in `attribute` reads."""
+    if attribute.type != onnx.AttributeProto.GRAPH:
+        return set()
+    found = {v.name for v in attribute.g.output}
+    for node in attribute.g.node:
+        found |= set(node.input) | {name for a in node.attribute for name in _outside(a)}
+    return found
+
+
+def _nothing(tensor: onnx.TensorProto, made: dict[str, onnx.TensorProto]) -> onnx.NodeProto:
+    size = f"{tensor.name}~0"
+    width = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    one = onnx.TensorProto(dims=[1], data_type=tensor.data_type, raw_data=bytes(width))
+    made[size] = onnx.TensorProto(dims=[1], data_type=onnx.TensorProto.INT64, raw_data=bytes(8), name=size)
+    return onnx.helper.make_node("ConstantOfShape", [size], [tensor.name], value=one)
+
+
+def _biased(
+    node: onnx.NodeProto, bias: onnx.TensorProto, rank: int, made: dict[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    name = f"{bias.name}~{rank}d"
+    if name not in made:
+        made[name] = onnx.TensorProto()
+        made[name].CopyFrom(bias)
+        made[name].name = name
+        made[name].dims[:] = [1, *bias.dims, *[1] * (rank - 2)]
+    plain, out = onnx.NodeProto(), f"{node.output[0]}{UNBIASED}"
+    plain.CopyFrom(node)
+    plain.name, plain.output[0] = f"{node.name}{UNBIASED}", out
+    del plain.input[2:]
+    return [plain, onnx.helper.make_node("Add", [out, name], list(node.output), name=node.name)]
 
 
 def mend(made: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from tapeout.compiler.ir.nodes import MARK
 from tapeout.compiler.ir.save import STREAMED, to_proto_without
 from tapeout.sdk import InternalError
 from tapeout.sdk import graph as g
@@ -46,6 +47,9 @@ def _is_shared(graph: ir.Graph, value: ir.Value) -> bool:
 def outlined(model: ir.Model, weights: dict[str, ir.Value]) -> onnx.ModelProto:
     """`model` with an input in the place of each of `weights`."""
     proto = to_proto_without(model, weights.keys())
+    own = [p for p in proto.metadata_props if p.key != MARK]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(own)
     for name, value in weights.items():
         assert value.const_value is not None
         kind = int(value.const_value.dtype.value)
