@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from tapeout.passes.decompose.arithmetic import ARITHMETIC
+from tapeout.passes.decompose.detection import DETECTION
 from tapeout.passes.decompose.indexing import INDEXING
 from tapeout.passes.decompose.precision import HALF_IN_SINGLE, MOVED, NARROW_INTEGERS
 from tapeout.passes.decompose.quantized import QUANTIZED
@@ -16,7 +17,7 @@ from tapeout.passes.decompose.scattering import SCATTERING
 from tapeout.passes.decompose.shaping import SHAPING
 from tapeout.sdk import Declaration, Pass, Rewrite, Row, Rule
 
-RULES: tuple[Rule, ...] = (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SCATTERING, *SHAPING)
+RULES: tuple[Rule, ...] = (*ARITHMETIC, *REDUCTIONS, *INDEXING, *SCATTERING, *DETECTION, *SHAPING)
 
 PLAIN: tuple[Pass, ...] = (
     Rewrite("quantization as arithmetic", QUANTIZED),

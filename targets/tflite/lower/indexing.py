@@ -220,7 +220,7 @@ def one_hot(b: Builder, node: ir.Node, *, axis: int = -1) -> None:
     indices, depth, values = node.inputs
     assert indices is not None and depth is not None and values is not None and values.dtype is not None
     number = g.scalar(depth)
-    size = b.constant(np.int32(number)) if number is not None else _scalar(b, b.as_int32(depth), depth, INT32)
+    size = b.constant(np.int32(number)) if number is not None else scalar(b, b.as_int32(depth), depth, INT32)
     known = g.constant(values)
     pair: list[int] = []
     for i in range(2):
@@ -242,7 +242,7 @@ def one_hot(b: Builder, node: ir.Node, *, axis: int = -1) -> None:
     b.operator("ONE_HOT", [places, size, on, off], node.outputs, options)
 
 
-def _scalar(b: Builder, index: int, value: ir.Value, dtype: ir.DataType) -> int:
+def scalar(b: Builder, index: int, value: ir.Value, dtype: ir.DataType) -> int:
     if g.rank(value) == 0:
         return index
     made = b.tensor("scalar", [], dtype)
@@ -256,7 +256,7 @@ def top_k(b: Builder, node: ir.Node, *, axis: int = -1, largest: int = 1, sorted
     assert k is not None
     values, places = node.outputs
     number = g.scalar(k)
-    count = b.constant(np.int32(number)) if number is not None else _scalar(b, b.as_int32(k), k, INT32)
+    count = b.constant(np.int32(number)) if number is not None else scalar(b, b.as_int32(k), k, INT32)
     narrow = b.tensor("places", g.dims(places), INT32)
     b.operator("TOPK_V2", [x, count], [values, narrow], s.TopKV2OptionsT())
     if places.uses() or places.is_graph_output():
