@@ -82,6 +82,34 @@ def test_twenty_steps_and_again_after_a_reset(text: str, pairs: str, resolver: s
         runner.reset()
 
 
+BRANCHED = f"""agraph (float[4] x, float[3] h, int64 n) => (float[3] y, float[3] h2)
+        <float[4,3] w = {{{NUMBERS}}}, bool go = {{1}}, float zero = {{0}}> {{
+    p = MatMul (x, w)
+    total = ReduceSum <keepdims = 0> (x)
+    up = Greater (total, zero)
+    start = If (up) <then_branch = a () => (float[3] s) {{ s = Add (h, p) }},
+                     else_branch = b () => (float[3] t) {{ t = Sub (h, p) }}>
+    h2 = Loop (n, go, start) <body = step (int64 i, bool c, float[3] v) => (bool d, float[3] u) {{
+        m = Sub (v, p)
+        u = Tanh (m)
+        d = Identity (c)
+    }}>
+    y = Mul (h2, p)
+}}"""
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_twenty_steps_through_a_branch_and_a_loop(resolver: str) -> None:
+    source = from_text(HEADER + BRANCHED)
+    runner = LiteRT(stateful(BRANCHED, "h:h2"), resolver)
+    state = np.zeros(3, np.float32)
+    for step in range(20):
+        given = {"x": RNG.standard_normal(4).astype(np.float32), "n": np.array(step % 4)}
+        right = reference(source, {**given, "h": state})
+        state = right["h2"]
+        np.testing.assert_allclose(runner.run(given)["y"], right["y"], atol=1e-5, err_msg=f"step {step}")
+
+
 def test_inner_tensors_are_those_of_a_first_step() -> None:
     runner = LiteRT(stateful(CELL, "h:h2,n:n2"), "builtin kernels")
     given = {"x": RNG.standard_normal(4).astype(np.float32)}
