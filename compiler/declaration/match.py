@@ -216,9 +216,15 @@ def _quantization(
         yield Violation(f"zero point of {name}", "exactly 0", _array(zero), fix)
     if rule.zp is not None and (zero is None or np.any(zero != rule.zp)):
         yield Violation(f"zero point of {name}", f"exactly {rule.zp}", _array(zero), fix)
+    scale = g.constant(stored.scale)
+    if rule.scale_above is not None:
+        port, times = rule.scale_above
+        least = _wanted_scale(port, call)
+        if scale is None or least is None or not np.all(scale > least * times):
+            found = UNKNOWN if least is None else f"above {float(least.max()) * times:g}"
+            yield Violation(f"scale of {name}", found, _array(scale), fix)
     if rule.scale is None:
         return
-    scale = g.constant(stored.scale)
     wanted = _wanted_scale(rule.scale, call)
     if scale is None or wanted is None or not _close(scale, wanted):
         expected = f"exactly {rule.scale}" if isinstance(rule.scale, float) else f"scale({rule.scale})"

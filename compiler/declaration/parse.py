@@ -22,7 +22,21 @@ ROW_KEYS = (
     "lower", "ports", "types", "rank", "quantity", "same_scale", "fuses", "layout", "bound", "fix", "note", "devices",
 )  # fmt: skip
 COMMON_KEYS = ("ops", "except", "ports", "types", "rank", "quantity", "same_scale", "fix", "note", "devices")
-PORT_KEYS = ("role", "dtype", "axis", "per_tensor", "symmetric", "scale", "zp", "rank", "optional", "fix")
+PORT_KEYS = (
+    *(
+        "role",
+        "dtype",
+        "axis",
+        "per_tensor",
+        "symmetric",
+        "scale",
+        "scale_above",
+        "zp",
+        "rank",
+        "optional",
+        "fix",
+    ),
+)
 ACTIVATIONS = ("Relu", "Clip")
 BOUND_KEYS = ("min", "max", "in", "not_in", "multiple_of", "equal", "unknown", "fix")
 
@@ -140,6 +154,15 @@ def _known_port(name: str, interface: Interface | None, where: str) -> None:
         raise fault(where, f"unknown port '{name}' of {interface.name}", nearest(name, interface.ports))
 
 
+def _above(value: Any, interface: Interface | None, where: str) -> tuple[str, float]:
+    """ "X/128": the port, and what its scale is multiplied by."""
+    port, slash, number = str(value).partition("/")
+    if not slash or not number.strip().isdigit() or int(number) < 1:
+        raise fault(where, 'scale_above expects a port over a whole number, such as "X/128"')
+    _known_port(port.strip(), interface, f"{where}, scale_above")
+    return port.strip(), 1 / int(number)
+
+
 def _port(value: Any, interface: Interface | None, where: str) -> PortRule:
     table = only(value, PORT_KEYS, where)
     role = optional_text(table, "role", where)
@@ -170,6 +193,7 @@ def _port(value: Any, interface: Interface | None, where: str) -> PortRule:
         symmetric=table.get("symmetric"),
         scale=scale,
         zp=table.get("zp"),
+        scale_above=_above(table["scale_above"], interface, where) if "scale_above" in table else None,
         rank=_bound(table["rank"], f"{where}, rank") if "rank" in table else None,
         optional=table.get("optional"),
         fix=optional_text(table, "fix", where),

@@ -118,7 +118,7 @@ def spell(value: Any) -> str:
 class PortRule:
     """What a row demands of one port. `dtypes` are storage types (behind DequantizeLinear / QuantizeLinear);
     `axis`, `symmetric`, `scale` and `zp` hold only where the port is quantized. `scale` is a number, or a
-    product of other ports' scales such as "X*W"."""
+    product of other ports' scales such as "X*W". `scale_above`: it is larger than that of a port times a number."""
 
     role: str | None = None
     dtypes: tuple[str, ...] = ()
@@ -127,6 +127,7 @@ class PortRule:
     symmetric: bool | None = None
     scale: float | str | None = None
     zp: int | None = None
+    scale_above: tuple[str, float] | None = None
     rank: Bound | None = None
     optional: bool | None = None
     fix: str | None = None

@@ -86,6 +86,10 @@ def _scale(number: float, powers: bool) -> float:
     return float(max(np.float32(number), np.float32(2.0**-100)))
 
 
+# How far above its least a scale is put.
+ABOVE = 1.01
+
+
 class Groups:
     """The groups of a graph's clusters."""
 
@@ -98,6 +102,8 @@ class Groups:
         for cluster in clusters:
             self._add(cluster)
         self._join(clusters)
+        for cluster in clusters:
+            self._raise(cluster)
 
     def output(self, value: ir.Value) -> Parameters | None:
         """How the maker of `value` stores it; None where it makes floats."""
@@ -179,6 +185,25 @@ class Groups:
     @staticmethod
     def _is_symmetric(cluster: Cluster, slot: Slot) -> bool:
         return cluster.scheme.symmetric or bool(slot.rule.symmetric)
+
+    def _raise(self, cluster: Cluster) -> None:
+        """Give an output as large a scale as the kernel needs beside that of its input: a range that is wider to both
+        sides."""
+        for slot in cluster.slots:
+            if slot.rule.scale_above is None or not slot.output:
+                continue
+            port, times = slot.rule.scale_above
+            others = [s for s in cluster.slots if s.port == port and not s.output]
+            mine = self._of[Member(cluster.end(slot), None)]
+            for other in others:
+                least = times * self.input(other.value, cluster.node, other.position).scale
+                have = mine.parameters()
+                if mine.fixed is None and have.scale <= least:
+                    more = ABOVE * least / have.scale
+                    mine.own = {v: (low * more, high * more) for v, (low, high) in mine.own.items()}
+                    if mine.parameters().scale <= least:  # all 0
+                        lowest, highest = levels(have.dtype)
+                        mine.own[cluster.end(slot)] = 0.0, ABOVE * least * (highest - lowest)
 
     def _join(self, clusters: list[Cluster]) -> None:
         readers = [m for m in self._of if m.reader is not None]

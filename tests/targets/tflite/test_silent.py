@@ -5,6 +5,7 @@ Same scales and fixed scales are in `test_integers.py`, the layout of the file i
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,10 +14,12 @@ import onnx_ir as ir
 import pytest
 
 from tapeout.compiler import pipeline
+from tapeout.compiler.calibration import Calibration
 from tapeout.compiler.declaration import Row
 from tapeout.compiler.ir.load import from_text
 from tapeout.compiler.target import Request
 from tapeout.targets.tflite import TARGET
+from tapeout.targets.tflite.run import RESOLVERS, LiteRT
 from tests.targets.tflite.integers import Cluster, constant
 from tests.targets.tflite.road import HEADER
 
@@ -164,3 +167,22 @@ def test_weights_of_two_bits_belong_to_products_and_tables_alone() -> None:
         "FULLY_CONNECTED",
         "EMBEDDING_LOOKUP",
     }
+
+
+def test_an_output_that_is_all_but_zero_gets_the_scale_that_its_kernel_needs() -> None:
+    """HARD_SWISH refuses a scale below a 128th of its input's."""
+    model = from_text(
+        f"{HEADER}agraph (float[1,4] x) => (float[1,4] y)\n"
+        f"<{constant('w', np.eye(4, dtype=np.float32))}, {constant('b', np.full(4, -40, np.float32))}>\n"
+        "{ t = Gemm (x, w, b) y = HardSwish (t) }"
+    )
+    drawn = [{"x": RNG.standard_normal((1, 4)).astype(np.float32) / 10} for _ in range(6)]
+    drawn[0]["x"] += np.float32(37.2)  # a range of 0.1 behind one of 40
+    request = Request("int8", calibration=Calibration(lambda: drawn, model), options={"refine": "off"})
+    pipeline.run(model, TARGET.passes(request))
+    assert "HARD_SWISH" in in_integers(model)
+    sink = io.BytesIO()
+    TARGET.emit(model, sink, request)
+    for resolver in RESOLVERS:
+        (y,) = LiteRT(sink.getvalue(), resolver).run(drawn[1]).values()
+        assert np.abs(y).max() < 0.5
