@@ -15,7 +15,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,9 +209,9 @@ def guarded(target: Target, who: str) -> Target:
     """`target` with every call of it contained."""
 
     def wrap(what: str, function: Callable[..., Any], seconds: float = SECONDS) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             with contained(who, what, seconds):
-                return function(*arguments)
+                return function(*arguments, **named)
 
         return call
 
@@ -225,15 +225,14 @@ def guarded(target: Target, who: str) -> Target:
             found = list(target.runners(artifact, request))
         return [_runner(r, who) for r in found]
 
-    return replace(
-        target,
-        declaration=wrap("its declaration", target.declaration, SHORT),
-        passes=passes,
-        emit=wrap("its emitter", target.emit),
-        runners=runners,
-        inspect=target.inspect and wrap("its inspection", target.inspect),
-        finish=target.finish and wrap("its compiler", target.finish),
-    )
+    words = {"emit": "its emitter", "inspect": "its inspection", "finish": "its compiler"}
+    found: dict[str, Any] = {
+        f.name: wrap(words.get(f.name, f"its '{f.name}'"), value)
+        for f in fields(target)
+        if callable(value := getattr(target, f.name))
+    }
+    found |= {"declaration": wrap("its declaration", target.declaration, SHORT)}
+    return replace(target, **found | {"passes": passes, "runners": runners})
 
 
 def _own(step: Any) -> bool:

@@ -3,6 +3,7 @@ systems."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -250,8 +251,11 @@ def _listed(lines: Iterable[Line]) -> str:
 
 
 def _names(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(f"'{n}'" for n in names[:NAMED]) + more
+    """ "'a', 'b' and 3 more"; a source node that became several nodes is named once: "'gru' (49 nodes)"."""
+    counts = Counter(names)
+    said = [f"'{n}'" + (f" ({c} nodes)" if c > 1 else "") for n, c in counts.items()]
+    more = f" and {len(said) - NAMED} more" if len(said) > NAMED else ""
+    return ", ".join(said[:NAMED]) + more
 
 
 def refusal_error(acceptance: Acceptance, target: str | None = None) -> UnsupportedError:

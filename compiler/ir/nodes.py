@@ -169,6 +169,7 @@ class NodeMaker(ABC):
         if domain and any(a.type in _GRAPHS for a in attributes.values()):
             raise UnsupportedError(
                 f"{label} of domain '{domain}' carries graphs, whose inputs only that domain defines",
+                hint="export the model with the operator written out in those of the standard domain",
                 nodes=[source],
             )
         if draft.version:
