@@ -67,6 +67,23 @@ def check_output(path: Path) -> Path:
     return place
 
 
+@contextlib.contextmanager
+def folders(path: Path) -> Iterator[None]:
+    """The folder `path` with those above it: of what had to be made, what is empty when the block ends goes again."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    made: list[Path] = []
+    try:
+        with file_errors("make the folder", path):
+            for folder in reversed(missing):
+                folder.mkdir()
+                made.append(folder)
+        yield
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 class Sink:
     """What an emitter writes to: a binary stream that digests as it goes."""
 

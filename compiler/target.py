@@ -74,6 +74,16 @@ class Runner(Protocol):
         ...
 
 
+class Timer(Protocol):
+    """An artifact set up to be timed, by the means of its runtime."""
+
+    runtime: str
+
+    def measure(self, feed: Mapping[str, np.ndarray[Any, Any]], runs: int, /) -> tuple[list[float], float]:
+        """Milliseconds of each of about `runs` inferences, and how many there were in a second."""
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
     """One target. `passes(request)` is its visible tuple; `emit(model, sink, request, *parts)` writes the artifact,
@@ -94,6 +104,12 @@ class Target:
     integer_borders: bool = False  # real inputs and outputs are integers unless the user says otherwise
     fixes: tuple[Fix, ...] = ()  # what `explain --try-fixes` tries besides our own
     parts: tuple[str, ...] = ()  # suffixes of the files beside the artifact: `x.bin` of `x.xml`
+    # Where options put the artifact, with `-o` (None: not given) a folder above it; None: where `-o` says.
+    place: Callable[[Path | None, Mapping[str, str]], Path | None] | None = None
+    # Files that options ask for besides the artifact at a place, each with what makes it of the proven artifact.
+    also: Callable[[Path, Request], Mapping[Path, Callable[[Path], bytes]]] | None = None
+    # The artifact on whatever device, for `bench` in place of runners: a hint is "latency", "throughput" or None.
+    timers: Callable[[Path, Request, str | None], Sequence[Timer]] | None = None
 
 
 def write(target: Target, model: ir.Model, path: Path, request: Request) -> None:

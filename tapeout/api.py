@@ -25,11 +25,11 @@ from tapeout.compiler.bundle import bundled
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.partition import Limits
 from tapeout.compiler.target import Target
-from tapeout.emitting import emitted, finish, legalized
+from tapeout.emitting import also, emitted, finish, legalized
 from tapeout.failures import failures
 from tapeout.fallback import Fallback
 from tapeout.manifest import host, summary
-from tapeout.places import beside, of_bundle, of_file, places_of
+from tapeout.places import beside, laid_out, of_bundle, of_file, places_of
 from tapeout.quantizing import (
     AUTO,
     RecipeLike,
@@ -39,7 +39,7 @@ from tapeout.quantizing import (
     with_borders,
     with_quantization,
 )
-from tapeout.questions import Timing, Verified, bench, compare, explain, inspect, verify
+from tapeout.questions import Verified, compare, explain, inspect, verify
 from tapeout.road import (
     Model,
     Wish,
@@ -48,6 +48,7 @@ from tapeout.road import (
     prepare,
 )
 from tapeout.sensitivity import sensitivity
+from tapeout.timing import Timing, bench
 
 Notify = Callable[[str], None]
 Shapes = Mapping[str, Sequence[int | str]]
@@ -148,7 +149,9 @@ def export(
             rules.check_schemes(chosen.name, chosen.schemes)
         wish = Wish(shape or {}, layout or {}, tuple(outputs or ()))
         policy = Fallback(fallback, max_fallback, Limits(smallest_island, largest_transfer))
+        output = laid_out(stack, output, chosen, request)
         places = places_of(model, output, depfile, chosen, policy.to_host)
+        further = {} if chosen.also is None else dict(chosen.also(places.artifact, request))
         with clock("read"):
             model = opened(
                 stack, model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
@@ -188,7 +191,7 @@ def export(
             ]
             if dry_run:
                 report |= {"seconds": clock.seconds, "host": host()}
-                return Export(places.shown, manifest, report, places.all())
+                return Export(places.shown, manifest, report, [*places.all(), *further])
             report["proof"] = {"proven": [], "unproven": True}
             if verify or require_proof or gates:
                 from tapeout.proof import Claim, judge, locate, prove
@@ -246,6 +249,9 @@ def export(
             if chosen.finish is not None:
                 with clock("finish"):
                     finish(prepared, chosen, request, stage, places, policy, manifest, report)
+            if further:
+                with clock("also"):
+                    report["also"] = also(stage, places, further)
             report |= {"seconds": clock.seconds, "host": host()}
             stage.write(places.report, files.json_bytes(report))
             if places.depfile is not None:
@@ -258,7 +264,7 @@ def export(
                 )
             stage.write(places.manifest, files.json_bytes(manifest))
             stage.publish()
-        return Export(places.shown, manifest, report, places.all())
+        return Export(places.shown, manifest, report, [*places.all(), *further])
 
 
 def _data_files(data: str | os.PathLike[str] | None) -> list[Path]:

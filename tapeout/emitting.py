@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapeout.compiler import artifact as files
@@ -135,6 +136,18 @@ def _bundle(
         "bytes": size,
         "parts": [{"name": name, "sha256": d, "bytes": n} for name, (d, n) in digests.items()],
     }
+
+
+def also(
+    stage: files.Stage, places: Places, further: Mapping[Path, Callable[[Path], bytes]]
+) -> list[dict[str, Any]]:
+    """Stage the files that options ask for, made of the staged artifact; what the report says of them."""
+    told = []
+    for place, make in further.items():
+        with stage.open(files.check_output(place)) as sink:
+            sink.write(make(stage.path(places.artifact)))
+        told.append({"name": place.name, "sha256": sink.digest, "bytes": sink.size})
+    return told
 
 
 def finish(

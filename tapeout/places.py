@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tapeout.compiler import artifact as files
 from tapeout.compiler.bundle import is_bundle
 from tapeout.compiler.errors import UsageError
-from tapeout.compiler.target import Target
+from tapeout.compiler.target import Request, Target
 from tapeout.road import Model
 
 BUNDLE = ".bundle"
@@ -32,6 +33,20 @@ class Places:
         others = [self.shown.with_suffix(p.suffix) for p in self.parts]
         others += [beside(self.shown, ".report.json"), beside(self.shown, ".manifest.json")]
         return [self.shown, *others, *([self.depfile] if self.depfile is not None else [])]
+
+
+def laid_out(
+    stack: ExitStack, output: str | os.PathLike[str] | None, target: Target, request: Request
+) -> str | os.PathLike[str] | None:
+    """Where the artifact goes: `output`, or where the target's options put it; folders on the way are made, and go
+    again where nothing comes into them before `stack` closes."""
+    if target.place is None:
+        return output
+    place = target.place(None if output is None else Path(output), request.options)
+    if place is None:
+        return output
+    stack.enter_context(files.folders(place.parent))
+    return place
 
 
 def places_of(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapeout.calibrating import Given, Samples, with_stand_in
 from tapeout.compiler.bundle import bundled, is_bundle
 from tapeout.compiler.bundle import read as schedule
-from tapeout.compiler.errors import AccuracyError, InvalidModelError, TapeoutError, UsageError
+from tapeout.compiler.errors import AccuracyError, InvalidModelError, UsageError
 from tapeout.compiler.target import Request, Target
 from tapeout.failures import failures
 from tapeout.fallback import Fallback
@@ -79,7 +77,16 @@ def explain(
         samples = None if calibration is None else Samples(calibration)
         asked = with_borders(with_stand_in(request, samples, prepared), chosen, prepared.model)
         _tell(notify, "passes")
-        _, acceptance = legalize(prepared.model, chosen, asked)
+        try:
+            _, acceptance = legalize(prepared.model, chosen, asked)
+        except UsageError as error:
+            if asked.calibration is None or not asked.calibration.stand_in:
+                raise
+            raise UsageError(
+                f"{error.message} (random inputs)",
+                hint="--calibration DATA gives typical ones",
+                nodes=error.nodes,
+            ) from error
         host = left_to_host(acceptance, prepared.model, chosen, asked)
         found = told(acceptance, host=host, hosted=Fallback(fallback).to_host)
         if try_fixes and acceptance.refused:
@@ -124,7 +131,7 @@ def verify(
     from tapeout.proof import Claim, judge, judge_numbers, locate, prove
 
     with failures(), ExitStack() as stack:
-        path, chosen, request, wish = _opened(artifact, target, device)
+        path, chosen, request, wish = opened_artifact(artifact, target, device)
         _tell(notify, "read")
         against = opened(
             stack, against, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
@@ -134,7 +141,7 @@ def verify(
 
         other = artifact_target(against) is not None
         prepared = None if other else prepare(against, wish)
-        if prepared is None or (not _manifest(path) and is_foreign(chosen, path, request, prepared)):
+        if prepared is None or (not manifest_of(path) and is_foreign(chosen, path, request, prepared)):
             _tell(notify, "verify")
             numbers = verify_foreign(path, chosen, request, against, prepared, data, samples, jobs)
             verdict = judge_numbers(numbers, gates or {})
@@ -179,7 +186,7 @@ def compare(
     from tapeout.proof import feeds, inner_spread, running
 
     with failures(), ExitStack() as stack:
-        path, chosen, request, wish = _opened(artifact, target, device)
+        path, chosen, request, wish = opened_artifact(artifact, target, device)
         _tell(notify, "read")
         if artifact_target(model) is not None:
             return compare_artifacts(Path(str(model)), path, chosen, request, data, sample, jobs)
@@ -188,7 +195,7 @@ def compare(
             data=None if wish.layout else data, threads=jobs,
         )  # fmt: skip
         source = prepare(model, wish)
-        if not _manifest(path) and is_foreign(chosen, path, request, source):
+        if not manifest_of(path) and is_foreign(chosen, path, request, source):
             return compare_with_model(path, chosen, request, model, source, data, sample, jobs)
         final = prepare(model, wish)
         _tell(notify, "passes")
@@ -286,106 +293,6 @@ def _by_type(weights: Sequence[Any]) -> dict[str, dict[str, int]]:
     return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Latency in milliseconds; `ratio` is ONNX Runtime's median over this one's (above 1: faster than
-    ORT)."""
-
-    runtime: str
-    threads: int
-    median: float
-    least: float
-    runs: int
-    ratio: float | None = None
-    reference: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def bench(
-    artifact: PathLike,
-    *,
-    against: Model | None = None,
-    target: str | Target | None = None,
-    device: str | None = None,
-    data: PathLike | None = None,
-    runs: int = 50,
-    jobs: int | None = None,
-) -> list[Timing]:
-    """Measure an artifact on each of its runtimes at batch 1, after a warm-up, and ONNX Runtime on `against`.
-
-    Without `against` the inputs are drawn from the artifact's manifest; raises UsageError where there is
-    none.
-    """
-    from tapeout.proof import interface_model, running
-
-    with failures(), ExitStack() as stack:
-        threads = jobs or 1
-        path, chosen, request, wish = _opened(artifact, target, device)
-        if against is not None:
-            against = opened(stack, against, proven=False)
-        model = (
-            prepare(against, wish).model if against is not None else interface_model(_manifest(path), path)
-        )
-
-        def made() -> Sequence[Any]:
-            return chosen.runners(path, running(request, threads))
-
-        feed = _bench_feed(model, data, made, known=against is not None)
-        reference: float | None = None
-        timings: list[Timing] = []
-        if against is not None:
-            from tapeout.compiler.reference import Reference
-
-            with Reference(model, threads=threads, optimized=True) as ort:
-                times = _timed(lambda: ort.run(feed), runs)
-                reference = statistics.median(times)
-                timings.append(Timing(ort.runtime, threads, reference, min(times), runs, 1.0, True))
-        for runner in made():
-            times = _timed(lambda runner=runner: runner.run(feed), runs)  # type: ignore[misc]
-            median = statistics.median(times)
-            timings.append(
-                Timing(runner.runtime, threads, median, min(times), runs, reference and reference / median)
-            )
-        if not timings:
-            raise AccuracyError(f"nothing here can run the artifact for {chosen.name} on {request.device}")
-        return timings
-
-
-def _bench_feed(
-    model: Any, data: PathLike | None, runners: Callable[[], Sequence[Any]], known: bool
-) -> dict[str, Any]:
-    """The first of `data`, or random inputs. Of an interface alone (not `known` further) nothing says at which
-    free sizes the artifact runs: the first that its runtimes take are used."""
-    from tapeout.compiler.data import FREE, SIZES, Data, bindings, random_inputs
-
-    if data is not None:
-        return next(Data(data, model).samples(1))
-    if known:
-        return random_inputs(model, 0, 1, batch=1)[0]
-    feeds = [random_inputs(model, 0, 1, sizes=bindings(model, 1, (s,)))[0] for s in (FREE, *SIZES)]
-    for feed in feeds:
-        try:
-            for runner in runners():
-                runner.run(feed)
-            return feed
-        except TapeoutError:
-            continue
-    return feeds[0]
-
-
-def _timed(call: Callable[[], object], runs: int) -> list[float]:
-    for _ in range(min(5, runs)):
-        call()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - start))
-    return times
-
-
 # --- artifacts --------------------------------------------------------------------------------------------
 
 
@@ -398,7 +305,7 @@ def _existing(file: PathLike, what: str) -> Path:
     return path
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest beside an artifact, {} where there is none."""
     place = path.with_name(path.name.removesuffix(".rejected") + ".manifest.json")
     try:
@@ -410,12 +317,12 @@ def _manifest(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _opened(
+def opened_artifact(
     artifact: PathLike, target: str | Target | None, device: str | None
 ) -> tuple[Path, Target, Request, Wish]:
     """An artifact with what it was made by and for."""
     path = _existing(artifact, "artifact")
-    manifest = _manifest(path)
+    manifest = manifest_of(path)
     if target is None:
         target = manifest.get("target") or (schedule(path)["target"] if path.is_dir() else _by_suffix(path))
     options = {str(k): str(v) for k, v in manifest.get("options", {}).items()}

@@ -37,7 +37,7 @@ from tapeout.compiler.quantities.general import axes
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.rewriting import Builder, Changes, Declined, NodeRule, PatternRule, Rewrite, Rule
 from tapeout.compiler.schemes import STATIC, WEIGHTS, Scheme
-from tapeout.compiler.target import Finished, Fix, Request, Runner, Target, target
+from tapeout.compiler.target import Finished, Fix, Request, Runner, Target, Timer, target
 
 if TYPE_CHECKING:
     from tapeout.compiler.outlining import Outline
@@ -62,7 +62,7 @@ __all__ = [
     "Acceptance", "Activation", "Builder", "Call", "Changes", "ChannelsLast", "Declaration", "Declined",
     "Decompose", "Finished", "Fix", "InternalError", "InvalidModelError", "NodeRule", "Outline", "Pass",
     "PatternRule", "Port", "Quantity", "Quantize", "Recipe", "Refusal", "Request", "ResourceError", "Rewrite", "Row",
-    "Rule", "Runner", "Scheme", "Storage", "TapeoutError", "Target", "UnsupportedError", "UsageError",
+    "Rule", "Runner", "Scheme", "Storage", "TapeoutError", "Target", "Timer", "UnsupportedError", "UsageError",
     "VendorToolError", "Violation",
     "axes", "declarations", "declare", "extension", "fused_activation", "graph", "lowered", "origin", "quantity",
     "source_name", "standard_passes", "storage", "target",

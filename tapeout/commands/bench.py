@@ -37,6 +37,13 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    hint: Annotated[
+        str | None,
+        typer.Option(
+            "--hint", metavar="latency|throughput", help="What the runtime is told.", show_default=False
+        ),
+    ] = None,
+    option: o.TargetOption = None,
     jobs: o.Jobs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -45,21 +52,23 @@ def bench(
     from tapeout.compiler.verification import text_table
 
     found = api.bench(
-        artifact, against=against, target=target, device=device, data=data, runs=runs, jobs=jobs
-    )
+        artifact, against=against, target=target, device=device, data=data, runs=runs, jobs=jobs, hint=hint,
+        options=o.pairs(option, "--option", "KEY=VALUE"),
+    )  # fmt: skip
     best = min(t.median for t in found if t.ratio is None or not t.reference)
     if max_latency is not None and best > max_latency:
         raise BudgetError(f"the fastest runtime takes {best:.3f} ms, at most {max_latency:g} ms are allowed")
     if as_json:
         o.print_json({"schema": "tapeout.bench/1", "runs": [t.as_json() for t in found]})
         return
-    rows = [("runtime", "threads", "median ms", "min ms", "against ORT")]
+    rows = [("runtime", "threads", "median ms", "min ms", "per second", "against ORT")]
     rows += [
         (
             t.runtime,
-            str(t.threads),
+            str(t.threads or "-"),
             f"{t.median:.3f}",
             f"{t.least:.3f}",
+            f"{1000 / t.median if t.rate is None else t.rate:.1f}",
             "-" if t.ratio is None else f"{t.ratio:.2f} x",
         )
         for t in found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.sdk import Declaration, Pass, Request, Runner, Target
+from tapeout.sdk import Declaration, Pass, Request, Runner, Target, Timer
 
 HERE = Path(__file__).parent
 
@@ -46,6 +46,29 @@ def _inspect(artifact: Path) -> dict[str, Any]:
     return inspect(artifact)
 
 
+def _place(output: Path | None, options: Mapping[str, str]) -> Path | None:
+    if "server" not in options:
+        return None
+    from tapeout.targets.openvino.server import place, served
+
+    model = served(options)
+    return None if model is None else place(output or Path(), model)
+
+
+def _also(place: Path, request: Request) -> dict[Path, Callable[[Path], bytes]]:
+    if "server" not in request.options and "blob" not in request.options:
+        return {}
+    from tapeout.targets.openvino.further import also
+
+    return also(place, request)
+
+
+def _timers(artifact: Path, request: Request, hint: str | None) -> Sequence[Timer]:
+    from tapeout.targets.openvino.timing import timers
+
+    return timers(artifact, request, hint)
+
+
 TARGET = Target(
     name="openvino",
     suffix=".xml",
@@ -57,4 +80,7 @@ TARGET = Target(
     runners=_runners,
     inspect=_inspect,
     parts=(".bin",),
+    place=_place,
+    also=_also,
+    timers=_timers,
 )

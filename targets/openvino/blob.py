@@ -17,7 +17,6 @@ from tapeout.compiler.artifact import json_bytes
 from tapeout.sdk import Request, VendorToolError
 from tapeout.targets.openvino.devices import compiled, device, properties
 from tapeout.targets.openvino.inspection import read
-from tapeout.targets.openvino.options import flag
 from tapeout.targets.openvino.runtime import core, version
 
 SUFFIX, NOTE = ".blob", ".blob.json"
@@ -40,17 +39,17 @@ print(json.dumps(facts))
 """
 
 
-def blob(artifact: Path, request: Request) -> dict[str, bytes]:
-    """The files that the option asks for, by what follows the artifact's stem; {} where it does not.
-
-    Raises VendorToolError where the device is not here, or its plugin writes no blobs.
-    """
-    if not flag(request.options):
-        return {}
+def able(request: Request) -> str:
+    """The device whose blob is asked for. Raises VendorToolError where it is not here, or its plugin writes none."""
     name = device(request.device)
-    able = core().get_property(name, "OPTIMIZATION_CAPABILITIES")
-    if "EXPORT_IMPORT" not in able:
+    if "EXPORT_IMPORT" not in core().get_property(name, "OPTIMIZATION_CAPABILITIES"):
         raise VendorToolError(f"the plugin of {name} writes no blobs", hint="leave out --option blob=true")
+    return name
+
+
+def blob(artifact: Path, request: Request) -> dict[str, bytes]:
+    """The blob and its note, by what follows the artifact's stem. Raises as `able` does."""
+    name = able(request)
     settings = properties(request.options, name)
     content, found = _compiled(artifact, name, settings)
     facts: dict[str, Any] = {

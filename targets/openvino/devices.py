@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,9 +65,11 @@ def compiled(model: Any, name: str, settings: Mapping[str, Any]) -> Any:
     try:
         return core().compile_model(model, name, dict(settings))
     except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if "Wrong value" in text or "Unsupported property" in text:
+        text = re.sub(
+            r"(Exception from|Check) \S+( failed at \S+)?:\d+:", "", " ".join(str(error).split())
+        ).strip()
+        if any(word in text for word in ("Wrong value", "Unsupported property", "Could not read")):
             raise UsageError(
-                f"device {name}: {text[text.find('Wrong') if 'Wrong' in text else 0 :]}"
+                f"device {name}, {', '.join(f'{k}={v}' for k, v in settings.items())}: {text}"
             ) from error
         raise VendorToolError(f"OpenVINO {version()} does not compile it for {name}: {text}") from error
