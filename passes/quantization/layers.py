@@ -18,6 +18,7 @@ import onnx_ir as ir
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.compiler.schemes import levels
+from tapeout.passes.quantization.attended import attended, counting
 from tapeout.passes.quantization.products import Product, product
 from tapeout.passes.quantization.walk import Walk
 
@@ -99,11 +100,13 @@ class Fit:
     rows: int = ROWS
     found: list[Found] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
+    _read: Sequence[Array] = ()
 
     def run(self) -> int:
         """Fit them all in place; the number of products that changed. `edits` tells what was done."""
         feeds = spread(self.feeds, min(SAMPLES, self._samples()))
         theirs = {n.name: n for n in self.source.graph}
+        self._read = attended(self.source, feeds)
         wanted, made = Walk(self.source, feeds), Walk(self.quantized, feeds)
         count = 0
         for node in list(self.quantized.graph):
@@ -145,10 +148,11 @@ class Fit:
         scale = found.scale.const_value.numpy().astype(np.float64)  # type: ignore[union-attr]
         floats = self._floats(other, codes, scale)
         share = max(1, -(-self.rows // len(made)))
-        pieces = [
-            (found.rows(x, codes.shape, share, i), found.rows(y, codes.shape, share, i))
-            for i, (x, y) in enumerate(zip(wanted, made, strict=True))
-        ]
+        pieces = []
+        for i, (x, y) in enumerate(zip(wanted, made, strict=True)):
+            read = self._read[i] if self._read else None
+            both = (counting(x, read), counting(y, read))
+            pieces.append(tuple(found.rows(each, codes.shape, share, i) for each in both))
         theirs, ours = (np.concatenate([p[k] for p in pieces]) for k in (0, 1))
         step = max(float(np.abs(theirs).max(initial=0)), float(np.abs(ours).max(initial=0))) / STEPS or 1.0
         theirs, ours = (np.rint(a.astype(np.float64) / step) for a in (theirs, ours))
@@ -180,7 +184,8 @@ class Fit:
     @staticmethod
     def _floats(other: ir.Node, codes: Array, scale: Array) -> Array:
         """The weight that the codes stand for, from the float graph."""
-        array = g.constant(other.inputs[1])
+        cast = g.producer(other.inputs[1], "Cast")
+        array = g.constant(other.inputs[1] if cast is None else cast.inputs[0])
         if array is None or array.shape != codes.shape:
             return codes * scale.reshape(-1, *[1] * (codes.ndim - 1))
         return array.astype(np.float64)

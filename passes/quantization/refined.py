@@ -1,9 +1,10 @@
 """Quantization with what measuring on the calibration data says: ranges, islands, codes and biases.
 
 1. ranges that count behind activations (`clipping.py`), from statistics alone
-2. islands of floating-point, by the error that tensors add at the outputs (`islands.py`)
-3. scales per channel where integers meet them (`smoothquant.py`)
-4. codes and biases, layer by layer (`layers.py`, `rounding.py`), kept where they bring the outputs nearer
+2. channels made as large as each other between products (`equalization.py`)
+3. islands of floating-point, by the error that tensors add at the outputs (`islands.py`)
+4. scales per channel where integers meet them (`smoothquant.py`)
+5. codes and biases, layer by layer (`layers.py`, `rounding.py`), kept where they bring the outputs nearer
 
 Only the first can be done from a statistics file, without samples. Where it is fine by itself, or the model too large,
 the others are left out, unless `refine=full` asks for them.
@@ -29,12 +30,13 @@ from tapeout.compiler.rewriting import Changes
 from tapeout.compiler.schemes import FLOAT32, WEIGHTS
 from tapeout.passes.quantization.clipping import saturating
 from tapeout.passes.quantization.dynamic import declare_rounding, forget_rounding
+from tapeout.passes.quantization.equalization import Equalize
 from tapeout.passes.quantization.islands import Chosen, Islands, spectral
 from tapeout.passes.quantization.layers import Algorithm, Edit, Fit, apply, spread
 from tapeout.passes.quantization.products import product
 from tapeout.passes.quantization.quantize import Quantize, widen
 from tapeout.passes.quantization.report import META as REPORT
-from tapeout.passes.quantization.rounding import BiasCorrection, Gptq
+from tapeout.passes.quantization.rounding import AdaRound, BiasCorrection, Gptq
 from tapeout.passes.quantization.sensitivity import Switchboard
 from tapeout.passes.quantization.smoothquant import SmoothQuant
 from tapeout.passes.quantization.weights import PLACES, Store, readers
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
 
-# Scales that SmoothQuant brings in must shrink the error by this share.
+# Scales that equalization and SmoothQuant bring in must shrink the error by this share.
 BETTER = 0.9
 
 # Multiply-accumulates that one measurement of the outputs may take, and the samples that it uses at least and most.
@@ -72,7 +74,7 @@ class Refined:
     quantize: Quantize
     samples: Callable[[], Sequence[Feed] | None]
     islands: Islands | None = Islands()  # noqa: RUF009
-    algorithms: tuple[Algorithm, ...] = (BiasCorrection(), Gptq())
+    algorithms: tuple[Algorithm, ...] = (BiasCorrection(), Gptq(), AdaRound())
     most: float | None = MOST_WORK
     name: str = "quantize"
     notes: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -86,8 +88,8 @@ class Refined:
         if not feeds:
             return quantize(model)
         few = spread(feeds, samples_for(model))
-        source = model.clone()
         quantize = replace(quantize, borders=False)  # the samples are real numbers
+        source = model.clone()
         chosen = Chosen()
         trial = model.clone()
         quantize(trial)
@@ -96,6 +98,12 @@ class Refined:
             changes = quantize(model)
             quantize.give_borders(model)
             return changes
+        equalize = self._equalized(model, trial, quantize, few)
+        if equalize is not None:
+            equalize(model)
+            quantize = replace(quantize, measured=equalize.result)
+            source, trial = model.clone(), model.clone()
+            quantize(trial)
         if self.islands is not None:
             islands = replace(self.islands, rounds=self._rounds)
             board = Switchboard(trial, source, few)
@@ -118,6 +126,22 @@ class Refined:
             apply(model, node, edit)
         quantize.give_borders(model)
         return changes
+
+    def _equalized(
+        self, model: ir.Model, trial: ir.Model, quantize: Quantize, feeds: Sequence[Feed]
+    ) -> Equalize | None:
+        """The pass that equalizes channels, where it brings the outputs nearer than `trial` has them."""
+        statistics = quantize.measured
+        if not isinstance(statistics, Statistics):
+            return None
+        tried = model.clone()
+        equalize = Equalize(statistics)
+        if not equalize(tried).count:
+            return None
+        replace(quantize, measured=equalize.result)(tried)
+        before, after = distances(model, (trial, tried), feeds)
+        self.notes["equalized"] = (before, after)
+        return Equalize(statistics) if after < BETTER * before else None
 
     def _smoothed(
         self, model: ir.Model, quantize: Quantize, chosen: Chosen, feeds: Sequence[Feed]
@@ -185,7 +209,7 @@ def refined(quantize: Quantize, calibration: Calibration | None, choice: str, in
     """
     if choice not in CHOICES:
         raise UsageError(f"option '{OPTION}' is '{choice}'", hint=f"choose one of {', '.join(CHOICES)}")
-    if choice == "off" or calibration is None:
+    if choice == "off" or calibration is None or calibration.stand_in:
         return quantize
     data = calibration
 

@@ -22,6 +22,9 @@ from tapeout.compiler.reference import Reference
 
 Array = np.ndarray[Any, Any]
 
+# The name of the input with the switches, and samples that sites are ranked by.
+SWITCHES = "switches~~"
+RANKED = 8
 # Activations that kernels fuse.
 FUSED = ("Relu", "Clip")
 # Operators that hand on elements of one input: quantized or not, they are what their input is.
@@ -44,9 +47,8 @@ class Site(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """What one node reads of a site: a switch of its own, and the nodes (by name) that make the number."""
+    """What one node reads of a site, the nodes (by name) that make the number, and that one ("": none, an output)."""
 
-    switch: str
     site: str
     makers: tuple[str, ...]
     reader: str
@@ -66,7 +68,7 @@ class Switchboard:
 
     def __post_init__(self) -> None:
         self._model = self.quantized.clone()
-        self._waiting: dict[ir.Node, str] = {}
+        self._waiting: list[ir.Node] = []
         self._real_weights()
         self._switch()
         with Reference(self.source, threads=self.threads) as reference:
@@ -119,14 +121,31 @@ class Switchboard:
         roots = {v: root for v in of if (root := _root(v)) is not v}
         for value, root in roots.items():
             self._edges(value, root, f"switch~~{of[value]}")
-        graph.inputs.extend(
-            ir.Value(name=e.switch, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
-            for e in self.edges
+        self._wire()
+
+    def _wire(self) -> None:
+        """One input holds all switches: a session is slow to take thousands of them."""
+        graph = self._model.graph
+        if not self.edges:
+            return
+        given = ir.Value(
+            name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([len(self.edges)])
         )
-        switches = {v.name: v for v in graph.inputs}
-        for node in graph:
-            if node.op_type == "Where" and node.inputs[0] is None:
-                node.replace_input_with(0, switches[self._waiting[node]])
+        graph.inputs.append(given)
+        node = ir.node("Split", [given], {"num_outputs": len(self.edges)}, num_outputs=len(self.edges))
+        node.name = g.fresh(graph, "switches")
+        for value in node.outputs:
+            value.name, value.type, value.shape = g.fresh(graph, "switch"), given.type, ir.Shape([1])
+        graph.insert_before(graph[0], node)
+        for other, switch in zip(self._waiting, node.outputs, strict=True):
+            if g.rank(other.outputs[0]) == 0:
+                scalar = ir.node("Squeeze", [switch], name=g.fresh(graph, "scalar"))
+                made = scalar.outputs[0]
+                made.name, made.type, made.shape = g.fresh(graph, "switch"), switch.type, ir.Shape([])
+                graph.insert_after(node, scalar)
+                other.replace_input_with(0, made)
+            else:
+                other.replace_input_with(0, switch)
 
     def _edges(self, value: ir.Value, real: ir.Value, site: str) -> None:
         """Let each node that reads `value` read a choice between it and `real`."""
@@ -154,9 +173,8 @@ class Switchboard:
         result = node.outputs[0]
         result.type, result.shape, result.name = value.type, value.shape, g.fresh(graph, "switched")
         graph.insert_after(after, node)
-        edge = Edge(f"{site}~~{len(self.edges)}", site, makers, reader)
-        self.edges.append(edge)
-        self._waiting[node] = edge.switch
+        self.edges.append(Edge(site, makers, reader))
+        self._waiting.append(node)
         return result
 
     def _add(self, node: ir.Node, of: dict[ir.Value, int], found: list[dict[str, dict[str, None]]]) -> None:
@@ -182,22 +200,27 @@ class Switchboard:
                 if reader.node.op_type != "QuantizeLinear":
                     entry["nodes"][reader.node.name or ""] = None
 
-    def errors(self, on: Iterable[str], inside: Collection[str] = ()) -> dict[str, float]:
+    def errors(
+        self, on: Iterable[str], inside: Collection[str] = (), samples: int | None = None
+    ) -> dict[str, float]:
         """Each output's squared error as a share of its variance, where the sites with switches `on` are
-        quantized, save what nodes `inside` (by name) hand to each other and read of inputs."""
-        chosen = set(on)
-        switches = {e.switch: np.asarray(e.site in chosen and not _within(e, inside)) for e in self.edges}
+        quantized, save what nodes `inside` (by name) hand to each other and read of inputs; on all samples, or as
+        many as `samples`, spread over them."""
+        chosen, within = set(on), set(inside)
+        switches = {SWITCHES: np.array([e.site in chosen and not _within(e, within) for e in self.edges])}
         total = dict.fromkeys(self._power, 0.0)
-        for feed, wanted in zip(self.feeds, self._wanted, strict=True):
-            made = self._reference.run({**feed, **switches}, list(total))
+        count = min(samples or len(self.feeds), len(self.feeds))
+        for i in [k * len(self.feeds) // count for k in range(count)]:
+            made = self._reference.run({**self.feeds[i], **(switches if self.edges else {})}, list(total))
             for name in total:
-                total[name] += float(((made[name].astype(np.float64) - wanted[name]) ** 2).sum())
+                total[name] += float(((made[name].astype(np.float64) - self._wanted[i][name]) ** 2).sum())
         self.runs += 1
-        return {name: total[name] / self._power[name] for name in total}
+        share = len(self.feeds) / count
+        return {name: share * total[name] / self._power[name] for name in total}
 
-    def error(self, on: Iterable[str], inside: Collection[str] = ()) -> float:
+    def error(self, on: Iterable[str], inside: Collection[str] = (), samples: int | None = None) -> float:
         """The mean of `errors`."""
-        found = self.errors(on, inside)
+        found = self.errors(on, inside, samples)
         return sum(found.values()) / max(len(found), 1)
 
     def alone(self, inside: Collection[str] = (), share: float = 0.01, limit: int = 120) -> dict[str, float]:
@@ -209,7 +232,7 @@ class Switchboard:
         found: dict[str, float] = {}
         live = {e.site for e in self.edges if not _within(e, inside)}
         every = [s.switch for s in self.sites if s.switch in live]
-        whole = self.error(every, inside)
+        whole = self.error(every, inside, RANKED)
         queue = [(whole, every)] if every else []
         runs = 0
         while queue:
@@ -220,7 +243,7 @@ class Switchboard:
                 continue
             half = len(group) // 2
             for part in (group[:half], group[half:]):
-                queue.append((self.error(part, inside), part))
+                queue.append((self.error(part, inside, RANKED), part))
                 runs += 1
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
