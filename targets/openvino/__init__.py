@@ -72,7 +72,7 @@ def _timers(artifact: Path, request: Request, hint: str | None) -> Sequence[Time
 TARGET = Target(
     name="openvino",
     suffix=".xml",
-    schemes=("float32", "float16", "w8", "w4", "w4g32", "w4g64", "w4g128"),
+    schemes=("float32", "float16", "int8", "w8", "w4", "w4g32", "w4g64", "w4g128", "nf4", "mxfp4"),
     devices=("cpu", "gpu", "npu"),
     declaration=declaration,
     passes=_passes,

@@ -16,7 +16,8 @@ from tapeout.compiler.states import states
 from tapeout.sdk import Request
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.functions import turned, written_out
-from tapeout.targets.openvino.mend import UNBIASED, bodies, mend, readable
+from tapeout.targets.openvino.mend import BIASED, UNBIASED, bodies, mend, readable
+from tapeout.targets.openvino.moved import carry
 from tapeout.targets.openvino.preparation import embed, preparations
 from tapeout.targets.openvino.runtime import core, openvino
 from tapeout.targets.openvino.sharing import filled, outlined, shared
@@ -64,18 +65,26 @@ def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
     )
     if size < LARGEST // 2:
         proto = outlined(model, weights)
-        readable(proto.graph, {name: g.rank(value) or 0 for name, value in weights.items()})
+        carry(proto.graph)
+        readable(proto.graph, kernel_ranks(model))
         made = core().read_model(proto.SerializeToString(), b"")
     else:
         place = folder / "graph.onnx"
         save(model, place)
         proto = onnx.load(place, load_external_data=False)
-        readable(proto.graph)
+        carry(proto.graph)
+        readable(proto.graph, kernel_ranks(model))
         place.write_bytes(proto.SerializeToString())
         made, weights = core().read_model(place), {}
     held = filled(made, weights)
     mend(made)
     return made, held
+
+
+def kernel_ranks(model: ir.Model) -> dict[str, int]:
+    """The ranks of what convolutions read as their kernels."""
+    kernels = [n.inputs[1] for n in model.graph if n.op_type in BIASED and len(n.inputs) > 1]
+    return {v.name or "": g.rank(v) or 0 for v in kernels if v is not None}
 
 
 def known_names(model: ir.Model) -> set[str]:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import onnx
 
+from tapeout.targets.openvino.moved import outside
+
 UNBIASED = "~unbiased"  # what a convolution before its bias is called after its node
 BIASED = frozenset({"Conv", "ConvTranspose"})
 
 
 def readable(graph: onnx.GraphProto, ranks: Mapping[str, int] | None = None) -> None:
-    """Rewrite `graph` and the graphs inside; `ranks` are those of weights that are not in it."""
+    """Rewrite `graph` and the graphs inside; `ranks` are those of values that are no constants in it."""
     shapes = dict(ranks or {}) | {t.name: len(t.dims) for t in graph.initializer}
     held = {t.name: t for t in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -35,7 +37,7 @@ def readable(graph: onnx.GraphProto, ranks: Mapping[str, int] | None = None) -> 
             nodes.append(node)
     if made:
         used = {name for node in nodes for name in node.input} | {v.name for v in graph.output}
-        used |= {name for node in nodes for a in node.attribute for name in _outside(a)}
+        used |= {name for node in nodes for a in node.attribute for name in outside(a)}
         kept = [t for t in graph.initializer if t.name in used and list(t.dims) != [0]]
         del graph.initializer[:], graph.node[:]
         graph.initializer.extend([*kept, *made.values()])
@@ -44,16 +46,6 @@ def readable(graph: onnx.GraphProto, ranks: Mapping[str, int] | None = None) -> 
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 readable(attribute.g)
-
-
-def _outside(attribute: onnx.AttributeProto) -> set[str]:
-    """The names that a graph in `attribute` reads."""
-    if attribute.type != onnx.AttributeProto.GRAPH:
-        return set()
-    found = {v.name for v in attribute.g.output}
-    for node in attribute.g.node:
-        found |= set(node.input) | {name for a in node.attribute for name in _outside(a)}
-    return found
 
 
 def _nothing(tensor: onnx.TensorProto, made: dict[str, onnx.TensorProto]) -> onnx.NodeProto:
@@ -67,12 +59,11 @@ def _nothing(tensor: onnx.TensorProto, made: dict[str, onnx.TensorProto]) -> onn
 def _biased(
     node: onnx.NodeProto, bias: onnx.TensorProto, rank: int, made: dict[str, onnx.TensorProto]
 ) -> list[onnx.NodeProto]:
-    name = f"{bias.name}~{rank}d"
-    if name not in made:
-        made[name] = onnx.TensorProto()
-        made[name].CopyFrom(bias)
-        made[name].name = name
-        made[name].dims[:] = [1, *bias.dims, *[1] * (rank - 2)]
+    name = f"{bias.name}~{len(made)}"  # one for each reader: the plugin fuses no bias that others read too
+    made[name] = onnx.TensorProto()
+    made[name].CopyFrom(bias)
+    made[name].name = name
+    made[name].dims[:] = [1, *bias.dims, *[1] * (rank - 2)]
     plain, out = onnx.NodeProto(), f"{node.output[0]}{UNBIASED}"
     plain.CopyFrom(node)
     plain.name, plain.output[0] = f"{node.name}{UNBIASED}", out

@@ -23,9 +23,41 @@ def passes(request: Request) -> tuple[Pass, ...]:
         WRAPPING,
         *products(request),
         *CANONICALIZE,
+        *calibration(request),
         *storage(request),
+        *integers(request),
         *weights(request),
     )
+
+
+def calibration(request: Request) -> tuple[Pass, ...]:
+    """The measurement of the float graph, for a scheme with ranges."""
+    if request.calibration is None or request.scheme not in STATIC:
+        return ()
+    from tapeout.compiler.calibration.step import Calibrate
+
+    return (Calibrate(request.calibration),)
+
+
+def integers(request: Request) -> tuple[Pass, ...]:
+    """What quantizes activations, for a static scheme."""
+    if request.scheme not in STATIC:
+        return ()
+    from tapeout.passes.quantization.refined import OPTION as REFINE
+    from tapeout.passes.quantization.refined import refined
+    from tapeout.sdk import Quantize
+    from tapeout.targets.openvino import declaration
+
+    calibration, recipe = request.calibration, request.recipe or Recipe()
+    quantize = Quantize(
+        STATIC[request.scheme],
+        declaration(request.device),
+        None if calibration is None else lambda: calibration.collected,
+        recipe,
+        request.dtypes,
+    )
+    whole = bool(request.dtypes) or not recipe.islands
+    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
 
 
 def storage(request: Request) -> tuple[Pass, ...]:
@@ -55,9 +87,12 @@ def weights(request: Request) -> tuple[Pass, ...]:
     from tapeout.passes.quantization.weights import StoreWeights
     from tapeout.targets.openvino import declaration
 
-    store = StoreWeights(
-        WEIGHTS[request.scheme], declaration(request.device), request.recipe or Recipe(), packed=True
-    )
+    scheme, rows, recipe = WEIGHTS[request.scheme], declaration(request.device), request.recipe or Recipe()
+    if scheme.table is not None:
+        from tapeout.targets.openvino.float_codes import FloatCodes
+
+        return (FloatCodes(scheme, rows, recipe),)
+    store = StoreWeights(scheme, rows, recipe, packed=True)
     if request.calibration is None:
         return (store,)
     from tapeout.passes.quantization.weight_gptq import FitWeights

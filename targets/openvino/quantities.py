@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_ir as ir
+
 from tapeout.sdk import Call, Quantity, quantity
 from tapeout.sdk import graph as g
 
@@ -58,4 +60,21 @@ def pool_covered(call: Call) -> Any:
     return True
 
 
-QUANTITIES: list[Quantity] = [resize_whole, shape_forward, pool_covered]
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "FullyConnected"})
+
+
+def _of_product(value: ir.Value | None) -> bool:
+    """Whether a product makes `value` for one reader."""
+    made = None if value is None else value.producer()
+    return made is not None and made.op_type in PRODUCTS and value is not None and len(value.uses()) == 1
+
+
+@quantity("accumulates", "operand that a product makes for this sum alone")
+def accumulates(call: Call) -> Any:
+    """Which operand of a sum a product makes for it alone, and which the plugin so adds to in the accumulator: "first",
+    "second" where only that, or "none"."""
+    a, b = call.input(0), call.input(1)
+    return "first" if _of_product(a) else "second" if _of_product(b) else "none"
+
+
+QUANTITIES: list[Quantity] = [accumulates, resize_whole, shape_forward, pool_covered]

@@ -1,0 +1,102 @@
+"""Static int8: what the plugin executes in integers, and that nothing is rounded twice or too early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper as h
+from onnx import numpy_helper as nh
+
+pytest.importorskip("openvino", reason="the package 'openvino' is not installed")
+
+import tapeout
+from tapeout.compiler.ir.load import from_text
+from tapeout.compiler.ir.save import to_proto
+from tapeout.targets.openvino.inspection import inspect
+from tapeout.targets.openvino.moved import carry
+from tapeout.targets.openvino.runtime import core
+
+RNG = np.random.default_rng(7)
+
+
+def residual() -> onnx.ModelProto:
+    """Convolutions around a shortcut, and a pool between products."""
+    sizes = {"w1": (16, 3, 3, 3), "w2": (16, 16, 3, 3), "w3": (16, 16, 3, 3)}
+    weights = {
+        n: (RNG.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32) for n, s in sizes.items()
+    }
+    weights["b"] = (RNG.standard_normal(16) / 4).astype(np.float32)
+    nodes = [
+        h.make_node("Conv", ["x", "w1", "b"], ["c1"], name="c1", pads=[1] * 4, strides=[2, 2]),
+        h.make_node("Relu", ["c1"], ["r1"], name="r1"),
+        h.make_node("Conv", ["r1", "w2", "b"], ["c2"], name="c2", pads=[1] * 4),
+        h.make_node("Add", ["c2", "r1"], ["s"], name="sum"),
+        h.make_node("Relu", ["s"], ["r2"], name="r2"),
+        h.make_node("MaxPool", ["r2"], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        h.make_node("Conv", ["p", "w3", "b"], ["c3"], name="c3", pads=[1] * 4),
+        h.make_node("Relu", ["c3"], ["y"], name="r3"),
+    ]
+    graph = h.make_graph(
+        nodes, "net",
+        [h.make_tensor_value_info("x", 1, [1, 3, 16, 16])],
+        [h.make_tensor_value_info("y", 1, [1, 16, 4, 4])],
+        [nh.from_array(a, n) for n, a in weights.items()],
+    )  # fmt: skip
+    return h.make_model(graph, opset_imports=[h.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[tapeout.Export, Path]:
+    folder = tmp_path_factory.mktemp("int8")
+    np.savez(folder / "data.npz", x=RNG.standard_normal((24, 3, 16, 16)).astype(np.float32))
+    made = tapeout.export(
+        residual(), "openvino", output=folder / "n.xml", quantize="int8", calibration=folder / "data.npz",
+        options={"refine": "off"},
+    )  # fmt: skip
+    return made, folder
+
+
+def test_the_device_is_as_near_to_the_source_as_the_graph(exported: tuple[tapeout.Export, Path]) -> None:
+    (output,) = exported[0].report["verification"]["outputs"]
+    assert output["holds"] and output["sqnr"] > 25 and output["ratio"] < 1.05
+
+
+def test_inputs_and_outputs_stay_as_they_were(exported: tuple[tapeout.Export, Path]) -> None:
+    model = core().read_model(exported[0].artifact)
+    kinds = [p.get_element_type().get_type_name() for p in (*model.inputs, *model.outputs)]
+    assert kinds == ["f32", "f32"]
+
+
+def test_products_sums_and_pools_are_one_chain_of_bytes(exported: tuple[tapeout.Export, Path]) -> None:
+    layers = inspect(exported[0].artifact)["layers"]
+    convolutions = [layer for layer in layers if layer["kind"] == "Convolution"]
+    assert [c["precision"] for c in convolutions] == ["u8", "u8", "u8"]
+    assert convolutions[0]["output"] == "u8", "rounded in a kernel of its own"
+    (total,) = [layer for layer in layers if "sum" in layer["sources"]]
+    assert total["output"] == "u8" and "r2_quantize" in " ".join(total["sources"]), (
+        "rounded after it is stored"
+    )
+    assert [layer["precision"] for layer in layers if layer["kind"] == "Pooling"] == ["u8"]
+
+
+TEXT = """<ir_version: 10, opset_import: ["" : 25]>
+g (float[2,3] x) => (float[3,2] y) <float s = {0.1}, float t = {0.2}, int8 z = {3}>
+{
+  q = QuantizeLinear (x, s, z)
+  d = DequantizeLinear (q, s, z)
+  m = Transpose <perm = [1, 0]> (d)
+  n = QuantizeLinear (m, SCALE, z)
+  e = DequantizeLinear (n, SCALE, z)
+  y = Relu (e)
+}"""
+
+
+@pytest.mark.parametrize(("scale", "left"), [("s", 4), ("t", 6)])
+def test_what_is_moved_is_not_rounded_again_at_the_same_scale(scale: str, left: int) -> None:
+    proto = to_proto(from_text(TEXT.replace("SCALE", scale)))
+    carry(proto.graph)
+    onnx.checker.check_model(proto)
+    assert len(proto.graph.node) == left
