@@ -1,8 +1,9 @@
-"""Quantizes every real model to TFLite from its calibration data and holds the files to bounds, in one run.
+"""Quantizes every real model from its calibration data and holds the files to bounds, in one run.
 
-    python benchmarks/quantization.py --assets ../shared/assets [--models NAME,..] [--scheme int8] [--json FILE]
+    python benchmarks/quantization.py --assets ../shared/assets [--target tflite] [--models NAME,..] [--scheme int8]
+                                      [--json FILE]
 
-The command is the same for all models: `tapeout export MODEL --target tflite --quantize int8 --calibration DATA`.
+The command is the same for all models: `tapeout export MODEL --target TARGET --quantize int8 --calibration DATA`.
 Figures are those of the scripts beside the models, on evaluation data that calibration has not seen: float file,
 quantized file, the points lost and the points allowed, agreement with the float file where a bound is stated,
 the share of the multiply-accumulates that stays wider, seconds. Exits 1 where a model misses a bound.
@@ -22,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from asset_data import inputs
-from assets import TASKS, score
+from assets import SUFFIXES, TASKS, score
+from scoring import open_session
 
 # The figure of each task that counts, in shares of one; dB for `psnr`.
 FIGURES = ("psnr", "mAP@[.5:.95]", "mAP@0.4", "wake_auc", "top1", "accuracy", "auc", "dominant", "frame_f1")
@@ -34,7 +36,7 @@ AGREEMENT = {
 ALLOWED = {"espcn_x3": 0.05, "yolox_nano": 0.010}
 
 
-def export(model: Path, scheme: str, calibration: Path, out: Path) -> dict[str, Any]:
+def export(model: Path, target: str, scheme: str, calibration: Path, out: Path) -> dict[str, Any]:
     """Runs the command line as a user would."""
     command = [
         sys.executable,
@@ -43,7 +45,7 @@ def export(model: Path, scheme: str, calibration: Path, out: Path) -> dict[str, 
         "export",
         str(model),
         "--target",
-        "tflite",
+        target,
         "--quantize",
         scheme,
     ]
@@ -74,8 +76,10 @@ def agreement(assets: Path, name: str, lines: list[dict[str, Any]], files: list[
     if name not in AGREEMENT:
         return None
     sys.path.insert(0, str(assets / "eval"))
+    import onnxruntime
     import runner
 
+    onnxruntime.InferenceSession = open_session
     given = inputs(assets, TASKS[name][1], files[0], None)
     first, second = (
         runner.Model(str(f))
@@ -102,6 +106,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--target", choices=SUFFIXES, default="tflite")
     parser.add_argument("--models", default=",".join(TASKS))
     parser.add_argument("--scheme", default="int8")
     parser.add_argument("--keep", type=Path, help="a folder for the files that were made")
@@ -116,9 +121,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as made:
             folder = options.keep or Path(made)
             folder.mkdir(exist_ok=True)
-            data, out = Path(made) / "calibration.npz", folder / f"{name}_{options.scheme}.tflite"
+            data, out = (
+                Path(made) / "calibration.npz",
+                folder / f"{name}_{options.scheme}{SUFFIXES[options.target]}",
+            )
             np.savez(data, **inputs(assets, TASKS[name][1], source, None, "calib"))
-            run = export(source, options.scheme, data, out)
+            run = export(source, options.target, options.scheme, data, out)
             if run["code"]:
                 missed += 1
                 print(
@@ -128,7 +136,7 @@ def main() -> int:
                 continue
             lines = score(assets, name, [source, out])
             agrees = agreement(assets, name, lines, [source, out])
-            size = out.stat().st_size
+            size = sum(f.stat().st_size for f in (out, out.with_suffix(".bin")) if f.exists())
         key = next(k for k in FIGURES if k in lines[0])
         count = int(lines[0].get("n", lines[0].get("frames", 1)))
         loss = lines[0][key] - lines[1][key]

@@ -16,7 +16,8 @@ class Scheme:
 
     `symmetric` activations have zero point 0. `block` elements of a weight along its inner axis share a
     scale, 0: a channel does. `bits` of the weight's type are used, 0: all. With `dynamic` the kernel rounds real
-    activations to 8 bits as it reads them. `table` weights are looked up: "logarithmic", "codebook" or "product".
+    activations to 8 bits as it reads them. `table` weights are looked up: "logarithmic", "codebook" or
+    "product"; "nf4" and "mxfp4" are tables that kernels know.
     `powers`: every scale is a power of two.
     """
 
@@ -66,6 +67,8 @@ WEIGHTS: dict[str, Scheme] = {
         Scheme("log4", None, D.UINT4, table="logarithmic"),
         Scheme("codebook4", None, D.UINT4, table="codebook"),
         Scheme("product", None, D.UINT8, table="product"),
+        Scheme("nf4", None, D.UINT4, block=64, table="nf4"),
+        Scheme("mxfp4", None, D.UINT4, block=32, table="mxfp4"),
     )
 }
 

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from tapeout.sdk import InternalError
 from tapeout.sdk import graph as g
+from tapeout.targets.openvino.float_codes import table_of
 
 Array = np.ndarray[Any, Any]
 
@@ -30,10 +31,11 @@ TYPES: Mapping[ir.DataType, str] = {
     ir.DataType.UINT4: "u4",
     ir.DataType.INT8: "i8",
     ir.DataType.UINT8: "u8",
-    ir.DataType.FLOAT4E2M1: "f4e2m1",
 }
 # Packed in nibbles, the first in the low half of a byte.
 NIBBLES = frozenset({"i4", "u4", "nf4", "f4e2m1"})
+# The type whose scales are powers of two, stored by their exponents with this added.
+POWERS, BIAS = "f4e2m1", 127
 # What operators read a stored weight by: its input, and the axis of its output channels.
 READERS: Mapping[str, tuple[int, int]] = {"MatMul": (1, 1), "Gather": (0, 0), "Transpose": (0, 0)}
 
@@ -87,6 +89,8 @@ def withheld(model: ir.Model) -> tuple[ir.Model, list[Stored]]:
 
 def _stays(node: ir.Node) -> bool:
     """Whether `node` makes a matrix of codes real for operators that read it as codes, beside real activations."""
+    if table_of(node) is not None:
+        return all(_axis(u.node, u.idx) == 0 for u in node.outputs[0].uses())
     if node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
         return False
     codes, real = node.inputs[0], node.outputs[0]
@@ -139,7 +143,10 @@ def _along(node: ir.Node, axis: int) -> bool:
 
 
 def stored_weight(node: ir.Node) -> Stored:
-    """The weight that a DequantizeLinear makes real."""
+    """The weight that a DequantizeLinear, or a look-up in a table, makes real."""
+    tabled = table_of(node)
+    if tabled is not None:
+        return _tabled(node, *tabled)
     codes, scale, *rest = node.inputs
     zero = rest[0] if rest else None
     use = next(iter(node.outputs[0].uses()))
@@ -173,6 +180,23 @@ def stored_weight(node: ir.Node) -> Stored:
         None if zeros is None else _bytes(zeros, kind),
         turn,
         codes.name or "weight",
+    )
+
+
+def _tabled(node: ir.Node, codes: ir.Value, scale: ir.Value, kind: str) -> Stored:
+    assert codes.const_value is not None and scale.const_value is not None
+    array, scales = codes.const_value.numpy(), scale.const_value.numpy()
+    rows, blocks, size = array.shape
+    name, hint = f"{node.outputs[0].name}~stored", codes.name or "weight"
+    return Stored(
+        name,
+        kind,
+        (rows, blocks * size),
+        _bytes(array, kind),
+        scales.reshape(rows, blocks),
+        None,
+        False,
+        hint,
     )
 
 
@@ -220,8 +244,10 @@ def decompressed(weight: Stored) -> Any:
 
     rows, size = weight.shape
     blocks = weight.blocks
-    half = blocks > 1 and bool(
-        np.array_equal(weight.scale, weight.scale.astype(np.float16).astype(np.float32))
+    half = (
+        blocks > 1
+        and weight.type != POWERS
+        and bool(np.array_equal(weight.scale, weight.scale.astype(np.float16).astype(np.float32)))
     )
     wide = np.dtype(np.float16 if half else np.float32)
     shape = (rows, blocks, size // blocks) if blocks > 1 else (rows, size)
@@ -231,7 +257,11 @@ def decompressed(weight: Stored) -> Any:
         real = op.subtract(
             real, op.convert(_constant(weight.zero, weight.type, tail, f"{weight.hint}/zero"), wide)
         )
-    scale = op.constant(weight.scale.reshape(tail).astype(wide), name=f"{weight.hint}/scale")
+    if weight.type == POWERS:
+        exponents = (np.round(np.log2(weight.scale)) + BIAS).astype(np.uint8)
+        scale = op.convert(_constant(exponents, "f8e8m0", tail, f"{weight.hint}/scale"), wide)
+    else:
+        scale = op.constant(weight.scale.reshape(tail).astype(wide), name=f"{weight.hint}/scale")
     real = op.multiply(real, scale)
     if blocks > 1:
         real = op.reshape(real, np.array([rows, size], np.int64), False)

@@ -20,6 +20,8 @@ from tapeout.compiler.reference import Reference
 
 pytest.importorskip("openvino", reason="the package 'openvino' is not installed")
 
+from tapeout.targets.openvino.float_codes import TABLES
+from tapeout.targets.openvino.float_codes import coded as nearest_codes
 from tapeout.targets.openvino.inspection import executed, hold, low_bit
 from tapeout.targets.openvino.run import EXACT
 from tapeout.targets.openvino.runtime import core
@@ -135,7 +137,9 @@ def network(tied: bool = False) -> onnx.ModelProto:
     return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=9)
 
 
-@pytest.mark.parametrize(("scheme", "bits"), [("w8", 8.5), ("w4", 4.5), ("w4g32", 5)])
+@pytest.mark.parametrize(("scheme", "bits"), [
+    ("w8", 8.5), ("w4", 4.5), ("w4g32", 5), ("nf4", 4.5), ("mxfp4", 4.5),
+])  # fmt: skip
 def test_a_scheme_stores_every_matrix(tmp_path: Path, scheme: str, bits: float) -> None:
     done = tapeout.export(network(), "openvino", output=tmp_path / "m.xml", quantize=scheme)
     assert done.report["verification"]["holds"]
@@ -144,6 +148,19 @@ def test_a_scheme_stores_every_matrix(tmp_path: Path, scheme: str, bits: float) 
     assert len(found["low_bit"]) == 4 and not any(w["widened"] for w in found["low_bit"])
     elements = 2 * 200 * K + 2 * K * K
     assert (tmp_path / "m.bin").stat().st_size <= elements * bits / 8 + 4 * 2 * K + 4 * 600
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "mxfp4"])
+def test_codes_are_the_nearest_of_the_table(scheme: str) -> None:
+    rng = np.random.default_rng(7)
+    blocks = rng.normal(size=(8, 3, 32)).astype(np.float32) * np.exp2(rng.integers(-9, 9, (8, 3, 1))).astype(
+        np.float32
+    )
+    codes, scale = nearest_codes(blocks, scheme)
+    table, kind = TABLES[scheme]
+    nearest = np.abs(blocks[..., None] / scale[..., None] - table).min(-1)
+    np.testing.assert_allclose(np.abs(blocks / scale - table[codes]), nearest, atol=1e-6)
+    assert kind == "nf4" or (np.exp2(np.round(np.log2(scale))) == scale).all()
 
 
 def test_a_table_that_is_the_head_too_is_written_once(tmp_path: Path) -> None:
