@@ -21,7 +21,10 @@ Rng = np.random.Generator
 class Draws:
     """Choices from a seed, or those of `replay` (clipped to what is there; past its end the simplest)."""
 
-    def __init__(self, seed: int | Sequence[int], replay: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, seed: int | Sequence[int], replay: Sequence[int] | None = None, turn: int | None = None
+    ) -> None:
+        self.turn = turn
         self.rng: Rng = np.random.default_rng(seed)
         self.made: list[int] = []
         self._replay = replay
@@ -41,6 +44,14 @@ class Draws:
     def pick(self, options: Sequence[T]) -> T:
         """One of the options, which go from simple to complex."""
         return options[self.below(len(options))]
+
+    def cycle(self, options: Sequence[T]) -> T:
+        """One of the options, each in its turn: of as many cases as there are options none leaves one out."""
+        if self._replay is not None or self.turn is None or not options:
+            return self.pick(options)
+        place = (self.turn + len(self.made)) % len(options)
+        self.made.append(place)
+        return options[place]
 
     def often(self, options: Sequence[T]) -> T:
         """The first of the options every other time, else any."""
@@ -94,7 +105,7 @@ class Wish:
         if self.outside == f"types.{key}":
             wider = [t for t in KNOWN if t not in allowed]
             return self.pick(wider)
-        return self.pick(allowed)
+        return self.draws.cycle(allowed)
 
     def rank(self, *ports: str, low: int = 0, high: int = 6) -> int:
         """A rank for the ports; `low` to `high` where the row does not bound it, and never below `low`. A bound

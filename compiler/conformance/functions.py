@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from tapeout.compiler.target import Target
 
 TRIES = 6  # nodes of each operator that the passes are shown
+PRODUCTS = ("MatMul", "Gemm")
 
 
 def harvest(target: Target, device: str, declaration: Declaration) -> set[str]:
     """Let every function that a row names be known; returns the names of those that stay unknown.
 
-    The passes are shown nodes of every operator until they have made the functions that the rows name.
+    The passes are shown nodes of the operators that a function is called after, and products, until they have made
+    the functions that the rows name.
     """
     from tapeout.compiler.target import Request
 
@@ -30,8 +32,7 @@ def harvest(target: Target, device: str, declaration: Declaration) -> set[str]:
     unknown = _unknown(declaration)
     scheme = "float32" if "float32" in target.schemes else target.schemes[0]
     request = Request(scheme, device)
-    # Windows first: most functions are theirs.
-    for op in sorted((op for op in MAKERS if "::" not in op), key=lambda o: not _near(o, unknown)):
+    for op in [op for op in MAKERS if "::" not in op and (op in PRODUCTS or _near(op, unknown))]:
         for number in range(TRIES):
             if not unknown:
                 return unknown

@@ -121,7 +121,7 @@ def binary(w: Wish, op: str) -> Draft:
         other = [1] * (len(size) - 1) + size[-1:] if w.flip() and size else other
         b = data(rng, other, dtype)
     swapped = w.flip(4) and op not in ("PRelu", "Pow", "Mod", "Div", "BitShift")
-    operands: list[Operand | None] = [Operand(a), Operand(b)][:: -1 if swapped else 1]
+    operands: list[Operand | None] = [*((Operand(b), Operand(a)) if swapped else (Operand(a), Operand(b)))]
     if w.flip(3):
         return Draft(op, operands, attributes).constant(w.pick([1, 0]))
     if w.flip(8) and size:
