@@ -36,6 +36,8 @@ def text(found: Mapping[str, Any], name: str) -> str:
     """What is in a file as tables; the facts of a kind of file that is not known here as plain lines."""
     if found.get("format") == "tflite":
         return _tflite(found, name)
+    if found.get("format") == "openvino":
+        return _openvino(found, name)
     if "operators" in found and "parameters" in found:
         return _model(found, name)
     return facts(found)
@@ -88,6 +90,30 @@ def _tflite(found: Mapping[str, Any], name: str) -> str:
         ]
         title = f"operators of subgraph {index} '{graph['name']}'" if index else "operators"
         lines += _section(title, ("operator", "version", "count"), rows)
+    return "\n".join(lines)
+
+
+def _openvino(found: Mapping[str, Any], name: str) -> str:
+    lines = [
+        f"{name}: OpenVINO, {o.bytes_text(found['bytes'])}, {sum(found['operators'].values()):,} operators, "
+        f"{o.bytes_text(found['weight_bytes'])} of weights"
+    ]
+    for title in ("inputs", "outputs", "states"):
+        lines += _section(title, ("name", "type", "shape"), _tensors(found[title]))
+    weights = [
+        (k, f"{w['tensors']:,}", o.bytes_text(w["bytes"])) for k, w in found["weights_by_type"].items()
+    ]
+    lines += _section("weights", ("type", "tensors", "size"), weights)
+    if "failure" in found:
+        return "\n".join([*lines, "", f"on {found['runtime']}: {found['failure']}"])
+    low = [
+        (_short(w["name"]), w["type"], _short(_plain(w["shape"])), ", ".join(sorted(set(w["executed"]))) or "folded",
+         "WIDENED" if w["widened"] else "")
+        for w in found["low_bit"]
+    ]  # fmt: skip
+    lines += _section("weights in few bits", ("name", "type", "shape", "executed in", ""), low)
+    layers = [(_short(x["name"]), x["kind"], x["precision"], x["kernel"]) for x in found["layers"]]
+    lines += _section(f"layers on {found['runtime']}", ("name", "kind", "precision", "kernel"), layers)
     return "\n".join(lines)
 
 

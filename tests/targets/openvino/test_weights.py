@@ -13,6 +13,7 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 
 import tapeout
+from tapeout.commands.inspect import text
 from tapeout.compiler.errors import AccuracyError, UnsupportedError
 from tapeout.compiler.ir.load import from_proto
 from tapeout.compiler.ir.save import to_bytes
@@ -146,6 +147,7 @@ def test_a_scheme_stores_every_matrix(tmp_path: Path, scheme: str, bits: float) 
     assert done.manifest["quantization"]["weights"]
     found = tapeout.inspect(tmp_path / "m.xml")
     assert len(found["low_bit"]) == 4 and not any(w["widened"] for w in found["low_bit"])
+    assert "weights in few bits:" in text(found, "m.xml") and "WIDENED" not in text(found, "m.xml")
     elements = 2 * 200 * K + 2 * K * K
     assert (tmp_path / "m.bin").stat().st_size <= elements * bits / 8 + 4 * 2 * K + 4 * 600
 
