@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeout.calibrating import (
+    REAL,
     Calibrated,
     Given,
     Samples,
@@ -89,6 +91,8 @@ def export(
     calibration: Given | None = None,
     preprocess: str | None = None,
     cache: str | os.PathLike[str] | None = None,
+    prune: Sequence[str] = (),
+    factorize: Sequence[str] = (),
     recipe: RecipeLike | None = None,
     max_drop: float | None = None,
     dtype: Mapping[str, str] | None = None,
@@ -123,7 +127,9 @@ def export(
     for another axis order of inputs and outputs ({"x": "NHWC"}), `outputs` keeps only those, `calibration` is
     what a static scheme takes its ranges from (a path to arrays, images or statistics, "random", a callable
     that gives samples, or Statistics), `preprocess` says how images become inputs, `cache` is a folder that
-    keeps what was measured, `recipe` (a TOML file or a Recipe) says which part is quantized how, `max_drop`
+    keeps what was measured, `prune` and `factorize` are steps before quantization, each METHOD=AMOUNT
+    ("sparsegpt=0.5", "wanda=2:4", "channels=0.3"; "svd=0.3"), `recipe` (a TOML file or a Recipe) says which
+    part is quantized how, `max_drop`
     bounds what the outputs may lose of their variance where `quantize` is "auto" (default: 0.01), `dtype`
     gives inputs and outputs a type of integers ({"x": "int8"}), `data` is checked on in place of random
     inputs, `gates` bounds metrics (sqnr, cosine, argmax: at least; error, relative: at most), `max_size` is
@@ -160,6 +166,16 @@ def export(
             prepared = prepare(model, wish)
         samples = None if calibration is None else Samples(calibration, preprocess, cache, jobs)
         told: dict[str, Any] = {}
+        asked, taken = wish, samples
+        if prune or factorize:
+            from tapeout.compressing import compressed, steps
+
+            todo = steps(prune, factorize)
+            with clock("compress"):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tapeout-")))
+                model, prepared, told["compression"] = compressed(prepared, todo, samples, folder)
+            wish = Wish()  # the compressed model has been shaped as asked
+            taken = None if request.scheme in REAL else samples
         if searched:
             from tapeout.automatic import DROP, Search, automatic
 
@@ -170,12 +186,14 @@ def export(
                 search = Search(model, wish, chosen, request, most, notify)
                 request, told["auto"] = automatic(search, dtype)
         else:
-            request = with_calibration(request, samples, prepared)
+            request = with_calibration(request, taken, prepared)
         request = with_borders(request, chosen, prepared.model)
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
         report: dict[str, Any] = {"schema": REPORT, "source": summary(prepared), **told}
         with clock("passes"):
-            manifest = legalized(prepared, chosen, request, wish, report, policy)
+            manifest = legalized(prepared, chosen, request, asked, report, policy)
+            if prune or factorize:
+                manifest["compression"] = [step.text for step in todo]
         in_parts = prepared.parts is not None
         places = of_bundle(places, output is not None, chosen) if in_parts else of_file(places)
         proving = bundled(chosen) if in_parts else chosen
@@ -220,7 +238,7 @@ def export(
                         request = keeping(request, choice)
                         with clock("again"):
                             prepared = prepare(model, wish)
-                            manifest |= legalized(prepared, chosen, request, wish, report, policy)
+                            manifest |= legalized(prepared, chosen, request, asked, report, policy)
                             for place in (places.artifact, *places.parts):
                                 stage.drop(place)
                             manifest["artifact"] = emitted(prepared, chosen, request, stage, places, max_size)

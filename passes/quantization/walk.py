@@ -99,6 +99,10 @@ class Walk:
         """What `value` holds in each sample; a node at or behind the walk's position reads it."""
         return [values[value.name or ""] for values in self.held]
 
+    def known(self, value: ir.Value) -> bool:
+        """Whether the walk holds `value` where it stands."""
+        return bool(self.held) and (value.name or "") in self.held[0]
+
     def _open(
         self,
         piece: Iterable[ir.Node],

@@ -34,6 +34,21 @@ def export(
     calibration: o.CalibrationData = None,
     preprocess: o.Preprocess = None,
     cache: o.Cache = None,
+    prune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prune",
+            metavar="METHOD=AMOUNT",
+            help="sparsegpt=0.5, wanda=2:4, channels=0.3 (of the operations); may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    factorize: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--factorize", metavar="METHOD=SHARE", help="svd=0.3 (of the operations).", show_default=False
+        ),
+    ] = None,
     recipe: o.RecipeFile = None,
     max_drop: Annotated[
         str | None,
@@ -104,6 +119,8 @@ def export(
             calibration=calibration,
             preprocess=preprocess,
             cache=cache,
+            prune=prune or (),
+            factorize=factorize or (),
             recipe=recipe,
             max_drop=o.drop(max_drop),
             dtype=o.pairs(dtype, "--dtype", "NAME=int8"),
@@ -142,6 +159,10 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
     source = report["source"]
     operators = sum(manifest["placement"].values())
     lines = [f"{model.name}: {source['nodes']} nodes, {o.bytes_text(source['weights'])} of weights"]
+    if "compression" in report:
+        from tapeout.compressing import lines as compression
+
+        lines += compression(report["compression"])
     if dry_run:
         lines.append(f"would write {', '.join(map(str, result.outputs))}")
     else:

@@ -1,0 +1,184 @@
+"""Weights become zero, layer by layer from the inputs, each layer on what the pruned ones before it make of the
+calibration data and toward what the dense model computes there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler.calibration import Calibration
+from tapeout.compiler.errors import UsageError
+from tapeout.compiler.rewriting import Changes, Declined
+from tapeout.passes.quantization.layers import spread
+from tapeout.passes.quantization.walk import Walk
+from tapeout.passes.sparsity.gains import gains
+from tapeout.passes.sparsity.layers import Layer, layers
+from tapeout.passes.sparsity.pattern import Pattern
+from tapeout.passes.sparsity.rows import Rows
+from tapeout.passes.sparsity.solve import SOLVERS, UNMOVED, damped, saliency
+
+Array = np.ndarray[Any, Any]
+Solve = Callable[[Layer, Array, Array], Array]
+
+# Samples that are walked with.
+SAMPLES = 128
+# Layers of fewer inputs an output stay dense: they hold nothing worth it.
+FEWEST = 16
+# Where layers have ratios of their own: no layer loses more.
+MOST = 0.9
+# How firmly weights are held to what they were while they make good what earlier layers lost: of the mean input's
+# power. Less fits the calibration data closer and the data to come worse.
+HOLD = 1.0
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Prunes by `method` (of `solve.SOLVERS`) to `pattern`; `calibration` may be None for magnitude only.
+
+    With `own_ratios`, a layer's ratio follows what its weights cost, so that the ratio holds over all of them.
+    """
+
+    method: str
+    pattern: Pattern
+    calibration: Calibration | None = None
+    own_ratios: bool = True
+    name: str = "prune"
+
+    def __call__(self, model: ir.Model) -> Changes:
+        chosen, declined = split(model, self.pattern)
+        if not chosen:
+            raise UsageError(
+                f"nothing can be pruned to {self.pattern}: "
+                + "; ".join(f"'{d.node}' {d.reason}" for d in declined[:8])
+                if declined
+                else "the model has no constant weight of a Conv, Gemm or MatMul to prune"
+            )
+        if self.calibration is None:
+            if self.method != "magnitude":
+                raise UsageError(
+                    f"--prune {self.method} looks at calibration data, and there is none",
+                    hint="give --calibration DATA, or use --prune magnitude=RATIO",
+                )
+            for found in chosen:
+                solved = [
+                    SOLVERS[self.method](w, w[:0], self.pattern, self.pattern.ratio) for w in found.weight()
+                ]
+                found.store(np.stack(solved))
+            return Changes(len(chosen), tuple(declined))
+        feeds = spread(list(self.calibration.feeds()), SAMPLES)
+        ratios = self._ratios(model, chosen, feeds)
+        solver = SOLVERS[self.method]
+        Sequential(model, feeds, moves=solver not in UNMOVED).run(
+            chosen, lambda found, weight, moments: solver(weight, moments, self.pattern, ratios[found.name])
+        )
+        return Changes(len(chosen), tuple(declined))
+
+    def _ratios(
+        self, model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]
+    ) -> dict[str, float]:
+        """The ratio of each layer. Dense layers count as such: the others lose more, so that the whole holds."""
+        everything = sum(f.size for f in layers(model.graph))
+        ours = sum(f.size for f in chosen)
+        if not self.pattern.free:
+            return {f.name: self.pattern.ratio for f in chosen}
+        ratio = min(self.pattern.ratio * everything / ours, MOST)
+        if not self.own_ratios or len(chosen) == 1:
+            return {f.name: ratio for f in chosen}
+        return shared(model, chosen, feeds, ratio)
+
+
+def split(model: ir.Model, pattern: Pattern) -> tuple[list[Layer], list[Declined]]:
+    """The layers that the pattern divides, and why others do not take part."""
+    chosen, declined = [], []
+    for found in layers(model.graph):
+        inputs = found.size // found.outputs
+        reason = pattern.misfit(found.outputs // found.groups, inputs)
+        if reason is None and inputs < FEWEST:
+            reason = f"has {inputs} inputs an output, fewer than {FEWEST}"
+        if reason is None:
+            chosen.append(found)
+        else:
+            declined.append(Declined("prune", found.name, reason))
+    return chosen, declined
+
+
+def shared(
+    model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str, Array]], ratio: float
+) -> dict[str, float]:
+    """Ratios by one bound for all weights on what each costs: a share of its layer's output, by how much of that
+    reaches the model's."""
+    reach = gains(model, chosen, feeds)
+    walk, rows = Walk(model, feeds), Rows(model, feeds)
+    costs: dict[str, Array] = {}
+    for found in chosen:
+        walk.until(found.node)
+        read = rows.inputs(found, walk)
+        total, parts = 0.0, []
+        for k, weight in enumerate(found.weight()):
+            x = read[:, k] - read[:, k].mean(0)
+            moments = moments_of(x)
+            total += float(np.sum((weight @ moments) * weight))
+            parts.append(saliency(weight, moments).reshape(-1))
+        costs[found.name] = np.sort(np.concatenate(parts)) * (reach[found.name] / max(total, 1e-30))
+    wanted = ratio * sum(c.size for c in costs.values())
+    low, high = 0.0, max(float(c[-1]) for c in costs.values())
+    for _ in range(60):
+        bound = (low + high) / 2
+        gone = sum(min(int(np.searchsorted(c, bound)), int(MOST * c.size)) for c in costs.values())
+        low, high = (bound, high) if gone < wanted else (low, bound)
+    return {n: min(int(np.searchsorted(c, high)), int(MOST * c.size)) / c.size for n, c in costs.items()}
+
+
+@dataclass
+class Sequential:
+    """Solves layer after layer on `feeds`: inputs as the model in work makes them, outputs as the dense one does.
+    With `moves`, weights first make good what earlier layers lost."""
+
+    model: ir.Model
+    feeds: Sequence[Mapping[str, Array]]
+    moves: bool = True
+
+    def run(self, chosen: Sequence[Layer], solve: Solve) -> None:
+        """Give each of `chosen` the weights that `solve(layer, weight [O, K], moments [K, K])` makes of its own."""
+        dense = self.model.clone()
+        theirs = {n.name: n for n in dense.graph}
+        wanted, made = Walk(dense, self.feeds), Walk(self.model, self.feeds)
+        rows = Rows(dense, self.feeds)
+        for found in chosen:
+            other = found._replace(node=theirs[found.node.name])
+            wanted.until(other.node)
+            made.until(found.node)
+            target, ours = rows.inputs(other, wanted), rows.inputs(found, made)
+            self._solve(found, target, ours, rows.skipped(found, other, wanted, made), solve)
+
+    def _solve(self, found: Layer, target: Array, ours: Array, lost: Array | None, solve: Solve) -> None:
+        """`target` and `ours`: what the layer reads in the dense and in this model; `lost` what its sum lacks."""
+        biased = found.bias is not None
+        old, new = found.weight(), []
+        shift = np.zeros((found.groups, found.outputs // found.groups))
+        for k, weight in enumerate(old):
+            x = ours[:, k]
+            # What the outputs lack as long as the weights stay as they are.
+            lack = (target[:, k] - x) @ weight.T.astype(np.float32)
+            if lost is not None:
+                lack = lack + lost[:, k]
+            means = (x.mean(0), lack.mean(0)) if biased else (0.0, 0.0)
+            x, lack = x - means[0], lack - means[1]
+            moments = moments_of(x)
+            if self.moves:
+                weight = weight + np.linalg.solve(damped(moments, HOLD), x.T.astype(np.float64) @ lack).T
+            new.append(solve(found, weight, moments))
+            if biased:
+                shift[k] = (old[k] - new[k]) @ means[0] + means[1]
+        found.store(np.stack(new))
+        if biased:
+            found.shift(shift.reshape(-1))
+
+
+def moments_of(rows: Array) -> Array:
+    """X'X [K, K] of `rows` [R, K], float64."""
+    return np.asarray(rows.T @ rows, np.float64)

@@ -1,0 +1,252 @@
+"""Channels, neurons and heads are removed for real, and what reads them is fitted anew on calibration data.
+
+What a channel is worth is what the outputs of its readers lose at least when it goes, with the other inputs making
+good what they can (Optimal Brain Surgeon by blocks: sum of W_c inverse(inverse(H)_cc) W_c'), as a share of what
+they put out, by how much of that reaches the model's outputs. Those that are worth least for the operations they
+cost go first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tapeout.compiler.calibration import Calibration
+from tapeout.compiler.errors import UsageError
+from tapeout.compiler.operations import operations
+from tapeout.compiler.rewriting import Changes, Declined
+from tapeout.passes.quantization.layers import spread
+from tapeout.passes.quantization.walk import Walk
+from tapeout.passes.sparsity.atoms import Ties
+from tapeout.passes.sparsity.channels import analyse
+from tapeout.passes.sparsity.cut import cut
+from tapeout.passes.sparsity.gains import gains
+from tapeout.passes.sparsity.layers import Layer, layers
+from tapeout.passes.sparsity.prune import SAMPLES, Sequential, moments_of
+from tapeout.passes.sparsity.rows import Rows
+from tapeout.passes.sparsity.solve import damped
+
+Array = np.ndarray[Any, Any]
+
+# A channel whose readers lose less than this share of their output is constant: the next bias takes its part.
+CONSTANT = 1e-7
+# Rounds in which channels are chosen; after each, what the others are worth is found again.
+ROUNDS = 8
+# A channel that saves more than so many times what is still to be saved waits for others, unless that is a small
+# share of all.
+OVER, LEAST = 1.5, 0.01
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One layer among channels: the roots of its inputs and outputs (one for each row and column), operations of
+    one input and output, and groups."""
+
+    layer: Layer
+    inputs: Array
+    outputs: Array
+    each: float
+
+    def operations(self, removed: set[int]) -> float:
+        """Operations that are left."""
+        gone = list(removed)
+        outer = np.count_nonzero(~np.isin(self.outputs, gone))
+        if self.layer.groups > 1:
+            return self.each * outer * (len(self.inputs) / self.layer.groups)
+        return self.each * outer * np.count_nonzero(~np.isin(self.inputs, gone))
+
+
+@dataclass(frozen=True)
+class PruneChannels:
+    """Removes the share `ratio` of the operations; with None, only channels that are constant."""
+
+    ratio: float | None
+    calibration: Calibration
+    name: str = "prune channels"
+
+    def __call__(self, model: ir.Model) -> Changes:
+        feeds = spread(list(self.calibration.feeds()), SAMPLES)
+        ties = analyse(model.graph)
+        costs = [c for c in (cost_of(ties, found) for found in layers(model.graph)) if c is not None]
+        removed = Choice(model, ties, costs, feeds).choose(self.ratio)
+        reasons = tuple(Declined(self.name, "", r) for r in dict.fromkeys(ties.reasons.values()))
+        if not removed:
+            return Changes(0, reasons)
+        repair(model, costs, removed, feeds)
+        cut(model, ties, removed)
+        return Changes(len(removed), reasons)
+
+
+def cost_of(ties: Ties, found: Layer) -> Cost | None:
+    """What `found` costs by the channels it reads and makes; None where nothing is known of them."""
+    axes = (1, 0) if found.transposed else (0, 1)
+    made = ties.weights.get((found.stored, axes[0]))
+    read = ties.weights.get((found.stored, axes[1]))
+    total = operations(found.node, assume=1)
+    if total is None:
+        return None
+    outputs = found.outputs
+    inputs = found.shape[axes[1]] * found.groups
+    x = ties.axes(found.node.inputs[0])
+    if found.groups > 1:
+        read = x[1] if len(x) > 1 else None
+    return Cost(
+        found,
+        ties.roots(read) if read is not None else np.full(inputs, -1),
+        ties.roots(made) if made is not None else np.full(outputs, -1),
+        total * found.groups / (outputs * inputs),
+    )
+
+
+@dataclass
+class Choice:
+    """Chooses channels of `model` by what the data `feeds` say of them."""
+
+    model: ir.Model
+    ties: Ties
+    costs: Sequence[Cost]
+    feeds: Sequence[Mapping[str, Array]]
+
+    def choose(self, ratio: float | None) -> set[int]:
+        """Roots of the channels that go. Raises UsageError where so much cannot go."""
+        free = {int(r) for c in self.costs for r in (*c.inputs, *c.outputs)} - {-1}
+        free = {r for r in free if self.ties.root(r) not in self.ties.reasons}
+        if not free:
+            why = "; ".join(list(dict.fromkeys(self.ties.reasons.values()))[:6])
+            raise UsageError("no channel of the model can be removed" + (f": {why}" if why else ""))
+        self.readers = self._moments()
+        worth = self._worth(free, set())
+        removed = {r for r in self._spared(worth, set()) if worth[r] < CONSTANT}
+        if ratio is None:
+            return removed
+        total = sum(c.operations(set()) for c in self.costs)
+        goal = total * (1 - ratio)
+        for number in range(1, ROUNDS + 1):
+            now = sum(c.operations(removed) for c in self.costs)
+            if now <= goal:
+                break
+            step = now - (now - goal) * number / ROUNDS
+            worth = self._worth(free - removed, removed)
+            saved = self._saved(removed)
+            # A channel that saves nothing where it is read and made stays.
+            useful = [r for r in worth if saved.get(r, 0) > 0 and not self._empties(r, removed)]
+            small = [r for r in useful if saved[r] <= max((now - goal) * OVER, total * LEAST)]
+            order = sorted(small or useful, key=lambda r: (worth[r] / saved[r], r))
+            before = len(removed)
+            for root in order:
+                if now <= step:
+                    break
+                if not self._empties(root, removed):
+                    removed.add(root)
+                    now -= saved[root]
+            now = sum(c.operations(removed) for c in self.costs)
+            if len(removed) == before and now > goal:
+                raise UsageError(
+                    f"at most {1 - now / total:.0%} of the operations can be removed, and {ratio:.0%} are asked for",
+                    hint="; ".join(list(dict.fromkeys(self.ties.reasons.values()))[:4]),
+                )
+        return removed
+
+    def _spared(self, worth: Mapping[int, float], removed: set[int]) -> list[int]:
+        """The channels in `worth`, less those whose going would leave a layer nothing."""
+        found: list[int] = []
+        taken = set(removed)
+        for root in sorted(worth, key=lambda r: (worth[r], r)):
+            if not self._empties(root, taken):
+                taken.add(root)
+                found.append(root)
+        return found
+
+    def _empties(self, root: int, removed: set[int]) -> bool:
+        """Whether a layer would have no input or no output left."""
+        for roots in self._places.get(root, ()):
+            left = roots - removed
+            if left == {root}:
+                return True
+        return False
+
+    def _moments(self) -> list[tuple[Cost, Array, float]]:
+        """Each layer with its groups' second moments, and the power of its output."""
+        self._places: dict[int, list[set[int]]] = {}
+        for cost in self.costs:
+            for roots in (set(cost.inputs.tolist()), set(cost.outputs.tolist())):
+                for root in roots:
+                    self._places.setdefault(root, []).append(roots)
+        walk, rows = Walk(self.model, self.feeds), Rows(self.model, self.feeds)
+        found = []
+        reach = gains(self.model, [c.layer for c in self.costs], self.feeds)
+        for cost in self.costs:
+            if cost.layer.groups > 1 or (cost.inputs < 0).all():
+                continue
+            walk.until(cost.layer.node)
+            x = rows.inputs(cost.layer, walk)[:, 0]
+            if cost.layer.bias is not None:
+                x = x - x.mean(0)
+            moments = moments_of(x)
+            weight = cost.layer.weight()[0]
+            power = float(np.sum((weight @ moments) * weight))
+            found.append((cost, moments, power / max(reach[cost.layer.name], 1e-12)))
+        return found
+
+    def _worth(self, free: set[int], removed: set[int]) -> dict[int, float]:
+        """What each free channel is worth to all who read it, once `removed` are gone."""
+        result = dict.fromkeys(free, 0.0)
+        for cost, moments, power in self.readers:
+            weight = cost.layer.weight()[0]
+            each = weight.shape[1] // len(cost.inputs)
+            columns = np.repeat(cost.inputs, each)
+            kept = ~np.isin(columns, list(removed))
+            columns = columns[kept]
+            held = damped(moments)
+            inner = held[np.ix_(kept, kept)]
+            # The weight that is left, fitted to what the whole one put out.
+            fitted = np.linalg.solve(inner, held[kept] @ weight.T).T
+            inverse = np.linalg.inv(inner)
+            order = np.argsort(columns, kind="stable")
+            roots, starts = np.unique(columns[order], return_index=True)
+            for root, index in zip(roots.tolist(), np.split(order, starts[1:]), strict=True):
+                if root in result:
+                    block = fitted[:, index]
+                    lost = np.sum((block @ np.linalg.inv(inverse[np.ix_(index, index)])) * block)
+                    result[root] += float(lost) / max(power, 1e-30)
+        return result
+
+    def _saved(self, removed: set[int]) -> dict[int, float]:
+        """Operations that the going of each channel saves, with `removed` gone."""
+        saved: dict[int, float] = {}
+        gone = list(removed)
+        for cost in self.costs:
+            inner, outer = (r[~np.isin(r, gone)] for r in (cost.inputs, cost.outputs))
+            grouped = cost.layer.groups > 1
+            for roots, others in ((outer, inner), *(() if grouped else ((inner, outer),))):
+                width = len(cost.inputs) / cost.layer.groups if grouped else len(others)
+                for root, count in zip(*np.unique(roots, return_counts=True), strict=True):
+                    saved[int(root)] = saved.get(int(root), 0.0) + cost.each * count * width
+        return saved
+
+
+def repair(
+    model: ir.Model, costs: Sequence[Cost], removed: set[int], feeds: Sequence[Mapping[str, Array]]
+) -> None:
+    """Fit the weights of every layer that reads a removed channel, layer by layer, with zeros in its place; the
+    mean of what went goes into the bias."""
+    gone = list(removed)
+    masks = {
+        c.layer.name: ~np.isin(c.inputs, gone)
+        for c in costs
+        if c.layer.groups == 1 and np.isin(c.inputs, gone).any()
+    }
+
+    def fit(found: Layer, weight: Array, moments: Array) -> Array:
+        mask = masks[found.name]
+        kept = np.repeat(mask, weight.shape[1] // len(mask))
+        held = damped(moments)
+        result = np.zeros_like(weight)
+        result[:, kept] = np.linalg.solve(held[np.ix_(kept, kept)], held[kept] @ weight.T).T
+        return result
+
+    Sequential(model, feeds).run([c.layer for c in costs if c.layer.name in masks], fit)
