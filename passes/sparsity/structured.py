@@ -125,11 +125,10 @@ class Choice:
             return removed
         total = sum(c.operations(set()) for c in self.costs)
         goal = total * (1 - ratio)
-        for number in range(1, ROUNDS + 1):
-            now = sum(c.operations(removed) for c in self.costs)
-            if now <= goal:
-                break
-            step = now - (now - goal) * number / ROUNDS
+        number, now = 0, sum(c.operations(removed) for c in self.costs)
+        while now > goal:
+            number += 1
+            step = now - (now - goal) * min(number / ROUNDS, 1)
             worth = self._worth(free - removed, removed)
             saved = self._saved(removed)
             # A channel that saves nothing where it is read and made stays.
@@ -144,7 +143,7 @@ class Choice:
                     removed.add(root)
                     now -= saved[root]
             now = sum(c.operations(removed) for c in self.costs)
-            if len(removed) == before and now > goal:
+            if len(removed) == before:
                 raise UsageError(
                     f"at most {1 - now / total:.0%} of the operations can be removed, and {ratio:.0%} are asked for",
                     hint="; ".join(list(dict.fromkeys(self.ties.reasons.values()))[:4]),

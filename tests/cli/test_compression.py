@@ -74,7 +74,7 @@ def test_a_float_artifact_of_a_pruned_model_is_verified_and_the_same_each_time(m
         (["--prune", "sparsegpt"], True, "says no amount"),
         (["--prune", "magnitude=3:5"], True, "no multiple of 5"),
         (["--prune", "channels=1"], True, "no share between 0 and 1"),
-        (["--prune", "channels=0.9999"], True, "of the operations can be removed"),
+        (["--prune", "channels=0.9999"], True, "can be removed, and 100% are asked for"),
         (["--prune", "sparsegpt=0.5"], False, "there is none"),
         (["--factorize", "svd=0.999"], True, "factorization can remove at most"),
         (["--factorize", "qr=0.5"], True, "unknown method 'qr'"),
