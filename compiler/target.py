@@ -14,6 +14,7 @@ import onnx_ir as ir
 from tapeout.compiler.containment import SHORT, contained, guarded
 from tapeout.compiler.errors import TapeoutError, UsageError, VendorToolError
 from tapeout.compiler.pipeline import Pass
+from tapeout.compiler.target_folder import entry_in, is_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 GROUP = "tapeout.targets"
 OURS = "tapeout"  # the package of the built-in targets
+_folders: dict[str, importlib.metadata.EntryPoint] = {}  # targets that were named by their folders
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ def write(target: Target, model: ir.Model, path: Path, request: Request) -> None
 
 
 def targets() -> dict[str, importlib.metadata.EntryPoint]:
-    """All installed targets by name, none loaded yet. A name that two packages give is ours where one of them is,
-    else the first package's: `target` names both."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
+    """All installed targets by name, none loaded yet, and those that were named by their folders. A name that two
+    packages give is ours where one of them is, else the first package's: `target` names both."""
+    found = dict(_folders)
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, _rank(e))):
         found.setdefault(entry.name, entry)
     return found
@@ -155,8 +157,12 @@ def extensions(name: str) -> list[Target]:
 
 
 def target(name: str) -> Target:
-    """Load the target `name`. Raises UsageError where there is none, VendorToolError naming a plugin that is
-    broken; whatever a plugin's target does later is contained."""
+    """Load the target `name`, or the one whose package lies in the folder `name` ("./acme"). Raises UsageError
+    where there is none, VendorToolError naming a plugin that is broken; whatever a plugin's target does later is
+    contained."""
+    if is_folder(name):
+        entry = entry_in(Path(name), GROUP)
+        name, _folders[entry.name] = entry.name, entry
     known = targets()
     if name not in known:
         raise UsageError(f"no target '{name}' is installed; found: {', '.join(known) or 'none'}")
@@ -167,7 +173,7 @@ def target(name: str) -> Target:
         found = entry.load()
     else:
         others = {owner(e) for e in importlib.metadata.entry_points(group=GROUP) if e.name == name}
-        if len(others) > 1:
+        if len(others) > 1 and name not in _folders:
             raise VendorToolError(
                 f"target '{name}' is given by several packages: {', '.join(sorted(others))}",
                 hint="uninstall all but one",

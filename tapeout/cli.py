@@ -20,6 +20,7 @@ from tapeout.commands import (
     explain,
     export,
     inspect,
+    new_target,
     sensitivity,
     targets,
     verify,
@@ -48,6 +49,7 @@ for command in (
     sensitivity,
     targets,
     conformance,
+    new_target,
 ):
     command.register(app)
 

@@ -220,5 +220,6 @@ def _keep(kit: Kit, worker: Worker, failed: Sequence[tuple[Case, Outcome]], keep
         smallest, found = shrink(case, outcome, run, again, choices)
         smallest = replace(smallest, expects=wanted, name=case.name)
         folder = keep / case.name
-        kept.write_case(smallest, folder, kit.target.name, found)
-        kit.report.commands[case.name] = kept.command(folder, kit.target.name)
+        named = kit.source if isinstance(kit.source, str) else kit.target.name
+        kept.write_case(smallest, folder, named, found)
+        kit.report.commands[case.name] = kept.command(folder, named)

@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def conformance(
-    target: Annotated[str, typer.Argument(metavar="NAME", help="The target.")] = "tflite",
+    target: Annotated[
+        str, typer.Argument(metavar="NAME", help="The target, or the folder of its package.")
+    ] = "tflite",
     level: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,7 +103,7 @@ def conformance(
             seed=seed,
             pattern=case,
             every=every,
-            keep=keep or Path(f"conformance-{target}"),
+            keep=keep or Path(f"conformance-{Path(target).resolve().name}"),
             models=models,
             since=None if since is None else _earlier(since, target, device),
         )
