@@ -6,58 +6,70 @@ import re
 
 from tapeout.compiler.declaration.match import NOT_TAKEN, REQUIRED, UNKNOWN, Violation
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+_KINDS = (("bfloat", "float"), ("float", "float"), ("uint", "uint"), ("int", "int"), ("bool", "uint"))
 
 
 def suggestion(violation: Violation, op: str) -> str:
-    """One sentence in the imperative, without a full stop: "keep stride at most 3: 4 is found"."""
+    """What to do, in the imperative and without a full stop: "change stride from 4 to at most 3, or split Conv into
+    steps that keep it"."""
     v = violation
     head, of, port = v.what.rpartition(" of ")
+    expected = _plain(v.expected)
     if v.found == UNKNOWN:
-        subject = port if of and head == "rank" else v.what.removeprefix("constant ")
-        return f"make {subject} known: fix the free sizes with --shape, or make it a constant of the model"
+        return "fix the free sizes that it follows from with --shape, or give what it is computed from as a constant"
     if v.what.startswith("constant ") or (v.expected == REQUIRED and "constant" in v.what):
         subject = v.what.removeprefix("constant ")
         return f"store {subject} in the model as a constant, or fix the sizes that it is computed from with --shape"
     if of and head == "type":
-        return _cast(port, v.expected, v.found)
+        return _cast(port, expected, v.found)
     if of and head == "rank":
-        return f"reshape {port} to a rank that is {_plain(v.expected)} before {op}, and its result back"
+        return f"reshape {port} to rank {expected} in front of {op}, and its result back"
     if of and head in ("zero point", "scale", "quantization", "quantization axis"):
-        wanted = _plain(v.expected)
-        return (
-            f"give {port} a {head} that is {wanted}, or leave the choice to tapeout: export the float model "
-            "with --quantize"
-        )
-    if v.expected == REQUIRED and v.found == "missing":
-        return f"give the input {v.what}: a constant that changes nothing will do"
+        return f"give {port} the {head} {expected}, or leave it to tapeout: export the float model with --quantize"
     if v.expected == REQUIRED:
+        if v.found == "missing" and v.what.isidentifier():  # a port
+            return f"give {v.what}: a constant that changes nothing will do"
         return f"write {op} so that it has {v.what}"
     if v.expected == NOT_TAKEN:
         return f"write {op} without {v.what}, or do that part in an operator of its own"
-    return f"change {v.what} from {v.found} to what is {_plain(v.expected)}, or split {op} into steps that keep it"
+    return f"change {v.what} from {v.found} to {expected}, or split {op} into steps that keep it"
 
 
 def without_kernel(op: str, target: str, scheme: str | None = None) -> str:
     """The same for an operator that no row is for."""
     if scheme is not None:
-        return f"leave {op} in floating point: a rule of a recipe with scheme = 'float32'"
+        return f'leave {op} in floating point: a rule of a recipe with scheme = "float32"'
     return (
         f"write {op} in operators that {target} has kernels for, or leave it to the host with --fallback host"
     )
 
 
 def _cast(port: str, expected: str, found: str) -> str:
-    wanted = [w for w in re.split(r", | or ", expected.removeprefix("must be ")) if w]
-    nearest = next(
-        (w for w in wanted if (w in FLOATS) == (found in FLOATS)), wanted[0] if wanted else expected
-    )
-    if found in FLOATS and nearest not in FLOATS:
-        return (
-            f"quantize {port} to {nearest}: --quantize with calibration data, or QuantizeLinear in the model"
-        )
-    return f"cast {port} to {nearest}, in the model or where it is made"
+    allowed = [w for w in re.split(r", | or ", expected) if w]
+    kind, width = _kind(found)
+    # Of the same kind, the nearest in width that loses least.
+    if kind == "float" and not any(_kind(w)[0] == "float" for w in allowed):
+        return f"quantize {port} to {allowed[0]}: --quantize with calibration data, or QuantizeLinear in the model"
+    best = min(allowed, key=lambda w: (_far(kind, _kind(w)[0]), _short(width, _kind(w)[1])), default=expected)
+    return f"cast {port} to {best}, in the model or where it is made"
+
+
+def _kind(dtype: str) -> tuple[str, int]:
+    digits = re.search(r"\d+", dtype)
+    kind = next((k for prefix, k in _KINDS if dtype.startswith(prefix)), dtype)
+    return kind, int(digits[0]) if digits else 8
+
+
+def _far(kind: str, other: str) -> int:
+    return 0 if kind == other else 1 if {kind, other} == {"int", "uint"} else 2
+
+
+def _short(width: int, other: int) -> tuple[bool, int]:
+    """What holds all comes first, the narrowest of it; else the widest."""
+    return other < width, other if other >= width else -other
 
 
 def _plain(expected: str) -> str:
-    return expected.removeprefix("must be ").replace("must not be ", "not ")
+    return (
+        expected.removeprefix("must be ").removeprefix("exactly ").replace("must not be ", "something but ")
+    )
