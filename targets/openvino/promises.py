@@ -35,7 +35,14 @@ def keep(artifact: Path, weights: Path, request: Request) -> None:
     except RuntimeError:
         return  # the runner says so
     if request.scheme in WEIGHTS or request.scheme in STATIC:
-        hold(model, core().compile_model(model, "CPU", {}), artifact.name)
+        try:
+            compiled = core().compile_model(model, "CPU", {})
+        except RuntimeError:  # bfloat16 beside integers that come from outside: a kernel cut out of its graph
+            try:
+                compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            except RuntimeError:
+                return  # the runner says so
+        hold(model, compiled, artifact.name)
     if prepared:
         prepares(model, prepared)
 

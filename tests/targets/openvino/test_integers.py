@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from onnx import numpy_helper as nh
 pytest.importorskip("openvino", reason="the package 'openvino' is not installed")
 
 import tapeout
+from tapeout import road
+from tapeout.calibrating import Samples, with_calibration
+from tapeout.compiler.cluster_check import check_clusters
 from tapeout.compiler.ir.load import from_text
 from tapeout.compiler.ir.save import to_proto
+from tapeout.compiler.target import write
 from tapeout.targets.openvino.inspection import inspect
 from tapeout.targets.openvino.moved import carry
 from tapeout.targets.openvino.runtime import core
@@ -80,6 +85,22 @@ def test_products_sums_and_pools_are_one_chain_of_bytes(exported: tuple[tapeout.
         "rounded after it is stored"
     )
     assert [layer["precision"] for layer in layers if layer["kind"] == "Pooling"] == ["u8"]
+
+
+def test_each_cluster_is_within_a_quantum(exported: tuple[tapeout.Export, Path], tmp_path: Path) -> None:
+    chosen, request = road.choose("openvino", None, "int8", {"refine": "off"})
+    prepared = road.prepare(residual(), road.Wish())
+    samples = Samples(exported[1] / "data.npz", None, None, 1)
+    request = with_calibration(request, samples, prepared)
+    road.legalize(prepared.model, chosen, request)
+    write(chosen, prepared.model, tmp_path / "n.xml", request)
+    (runner,) = chosen.runners(tmp_path / "n.xml", request)
+    assert request.calibration is not None
+    feeds = list(itertools.islice(request.calibration.feeds(), 2))
+    found = check_clusters(prepared.model, chosen, request, runner, feeds)
+    assert {d.name for d in found} >= {"c1", "sum"}
+    assert [d.text() for d in found if not d.holds] == []
+    assert sum(d.elements for d in found) > 1000
 
 
 TEXT = """<ir_version: 10, opset_import: ["" : 25]>
