@@ -19,7 +19,7 @@ import onnx_ir as ir
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import LAST, operations
 from tapeout.passes.quantization.placement import PRODUCTS
-from tapeout.passes.quantization.sensitivity import Site, Switchboard
+from tapeout.passes.quantization.sensitivity import RANKED, Site, Switchboard
 
 Array = np.ndarray[Any, Any]
 
@@ -39,8 +39,9 @@ NORMALIZING = frozenset({"ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Reciprocal"
 EACH = 3
 # Of so many tensors each is measured by itself.
 FEW = 40
-# How often the tensors that are left are measured again.
-ROUNDS = 2
+# Multiply-accumulates that ranking tensors may take, and runs of the model at least and most.
+RANKING_WORK = 1e11
+LEAST_RUNS, MOST_RUNS = 40, 120
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Islands:
         return Chosen(inside, before, error)
 
     def grow(self, board: Switchboard, start: Chosen) -> Chosen:
-        """`start` and what else is worth it."""
+        """`start` and what else is worth it; as it was where nothing is."""
         source = board.source
         work = {n.name or "": multiplications(n) for n in source.graph}
         total = sum(work.values()) or 1.0
@@ -111,23 +112,21 @@ class Islands:
         free = spectrum | self._rounding(source) if total < self.small else spectrum
         every = [s.switch for s in board.sites]
         state = State(start.nodes, board.error(every, start.nodes), sum(work[n] for n in start.nodes - free))
-        ranking: list[tuple[Site, float]] = []
-        for _ in range(ROUNDS):
-            if state.error <= self.enough:
-                break
+        ranked: list[tuple[Site, float]] = []
+        if state.error > self.enough:
             by_switch = {s.switch: s for s in board.sites}
-            ranked = [(by_switch[k], e) for k, e in board.alone(state.inside).items()]
-            ranking = ranking or ranked
+            runs = int(
+                min(max(RANKING_WORK / (total * min(RANKED, len(board.feeds))), LEAST_RUNS), MOST_RUNS)
+            )
+            ranked = [(by_switch[k], e) for k, e in board.alone(state.inside, limit=runs).items()]
             best = self._grow(board, ranked, work, free, state, self.budget * total)
             if best.error > self.broken:
                 wide = self._grow(board, ranked, work, free, state, self.extended * total)
                 best = wide if wide.error < 0.6 * best.error else best
-            if best.error > 0.9 * state.error:
-                break
-            state = best
+            state = best if best.error <= 0.9 * state.error else state
         share = sum(work[n] for n in state.inside - spectrum) / total
         own = sum(work[n] for n in state.inside & spectrum) / total
-        return Chosen(state.inside, start.before, state.error, share, own, ranking)
+        return Chosen(state.inside, start.before, state.error, share, own, start.ranking or ranked)
 
     def _grow(
         self,

@@ -25,6 +25,8 @@ Array = np.ndarray[Any, Any]
 # The name of the input with the switches, and samples that sites are ranked by.
 SWITCHES = "switches~~"
 RANKED = 8
+# A table has so many columns at most and rows at least; columns count as if they varied by this share of the largest.
+COLUMNS, ROWS, FLOOR = 128, 256, 0.02
 # Activations that kernels fuse.
 FUSED = ("Relu", "Clip")
 # Operators that hand on elements of one input: quantized or not, they are what their input is.
@@ -75,10 +77,7 @@ class Switchboard:
             self.outputs = reference.outputs()
             self._wanted = [reference.run(f) for f in self.feeds]
         floats = [n for n in self.outputs if self._wanted[0][n].dtype.kind == "f"]
-        self._power = {}
-        for name in floats:
-            both = np.concatenate([w[name].reshape(-1) for w in self._wanted]).astype(np.float64)
-            self._power[name] = float(((both - both.mean()) ** 2).sum()) or float((both**2).sum()) or 1.0
+        self._power = {name: power([w[name] for w in self._wanted]) for name in floats}
         self._reference = Reference(self._model, threads=self.threads, optimized=True)
 
     def _real_weights(self) -> None:
@@ -213,10 +212,10 @@ class Switchboard:
         for i in [k * len(self.feeds) // count for k in range(count)]:
             made = self._reference.run({**self.feeds[i], **(switches if self.edges else {})}, list(total))
             for name in total:
-                total[name] += float(((made[name].astype(np.float64) - self._wanted[i][name]) ** 2).sum())
+                total[name] += lost(made[name], self._wanted[i][name], self._power[name])
         self.runs += 1
         share = len(self.feeds) / count
-        return {name: share * total[name] / self._power[name] for name in total}
+        return {name: share * total[name] for name in total}
 
     def error(self, on: Iterable[str], inside: Collection[str] = (), samples: int | None = None) -> float:
         """The mean of `errors`."""
@@ -246,6 +245,29 @@ class Switchboard:
                 queue.append((self.error(part, inside, RANKED), part))
                 runs += 1
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def power(samples: Sequence[Array]) -> Array:
+    """What errors of an output are a share of: its summed variance over `samples`. Columns of a table (boxes and scores
+    of a detector, classes of a picture) hold different quantities: there, of each column, none taken for much smaller
+    than the largest."""
+    first = samples[0]
+    rows = first.size * len(samples) // max(first.shape[-1], 1) if first.ndim else 0
+    if first.ndim >= 3 and 1 < first.shape[-1] <= COLUMNS and rows >= ROWS:
+        table = np.concatenate([s.reshape(-1, s.shape[-1]) for s in samples]).astype(np.float64)
+        found = ((table - table.mean(0)) ** 2).sum(0)
+        if found.any():
+            return np.asarray(np.maximum(found, FLOOR * found.max()) * len(found))
+    flat = np.concatenate([s.reshape(-1) for s in samples]).astype(np.float64)
+    return np.asarray(float(((flat - flat.mean()) ** 2).sum()) or float((flat**2).sum()) or 1.0)
+
+
+def lost(made: Array, wanted: Array, whole: Array) -> float:
+    """The squared error of one sample as a share of `whole`, what `power` gave."""
+    gap = (made.astype(np.float64) - wanted) ** 2
+    if whole.ndim:
+        return float((gap.reshape(-1, len(whole)).sum(0) / whole).sum())
+    return float(gap.sum() / whole)
 
 
 def _makers(value: ir.Value) -> list[ir.Node]:
