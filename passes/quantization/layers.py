@@ -136,8 +136,11 @@ class Fit:
             return False
         bias = found.node.inputs[2] if len(found.node.inputs) > 2 else None
         stored = None if bias is None else bias.producer()
-        if bias is not None and (
-            stored is None or stored.op_type != "DequantizeLinear" or g.only_use(bias) is None
+        real = g.is_constant(bias)  # kernels of the target add it in floats
+        if (
+            bias is not None
+            and not real
+            and (stored is None or stored.op_type != "DequantizeLinear" or g.only_use(bias) is None)
         ):
             return False
         return int(np.prod(shape[1:], dtype=np.int64)) <= WIDEST * (1 if found.groups == 1 else found.groups)
@@ -232,12 +235,17 @@ def apply(model: ir.Model, node: ir.Node, edit: Edit) -> None:
 
 
 def shift_bias(model: ir.Model, node: ir.Node, shift: Array) -> None:
-    """Add `shift` [O] to the bias of a quantized product, in codes of int32 with the scale of X times that of W;
-    a product without a bias gets one."""
+    """Add `shift` [O] to the bias of a quantized product: to the numbers where it is real, else in codes of int32 with
+    the scale of X times that of W; a product without a bias gets one."""
     if not shift.any():
         return
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     graph = model.graph
+    real = g.constant(bias)
+    if bias is not None and real is not None:
+        moved = (real.astype(np.float64) + shift).astype(real.dtype)
+        node.replace_input_with(2, g.add_constant(graph, moved, bias.name or "bias"))
+        return
     if bias is not None:
         stored = bias.producer()
         assert stored is not None
