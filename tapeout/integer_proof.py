@@ -25,8 +25,8 @@ from tapeout.compiler.operations import operations
 from tapeout.compiler.reference import Reference
 from tapeout.compiler.states import Feedback, states, zeros
 from tapeout.compiler.target import Runner
-from tapeout.compiler.verification import Verification
-from tapeout.proof import Claim, feeds, opened_source, running, steps
+from tapeout.compiler.verification import Adapter, Verification
+from tapeout.proof import Claim, feeds, read_source, running, steps, unproven_source
 from tapeout.road import prepare
 
 # Multiply-accumulates that the samples of one proof come to, and the least number of samples.
@@ -44,17 +44,26 @@ def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
     pairs = states(claim.prepared.model, claim.request.options)
     given, name, real = (*steps(claim), claim.data is not None) if pairs else samples_of(claim)
     drawn = list(itertools.islice(given, max(count_for(claim), LEAST_STEPS if pairs else 0)))
-    opened, adapter = opened_source(claim, drawn[0])
     graph = claim.prepared.model if claim.legalized else None
-    own = None if graph is None or not pairs else Feedback({}, pairs, zeros(graph, pairs))
     outputs = [v.name or "" for v in claim.prepared.model.graph.outputs]
     grids = {} if graph is None else grids_of(graph)
-    with opened as first:
-        question = Question(first, None, drawn, outputs, grids, adapter, LEAST if real else None, name, own)
-        if graph is None:
-            return verify_quantized(question, runners)
-        with Reference(graph, threads=claim.jobs) as second:
-            result = verify_quantized(replace(question, graph=second), runners)
+
+    def held(source: Reference, adapter: Adapter | None) -> Verification:
+        own = None if graph is None or not pairs else Feedback({}, pairs, zeros(graph, pairs))
+        question = Question(source, None, drawn, outputs, grids, adapter, LEAST if real else None, name, own)
+        with source:
+            if graph is None:
+                return verify_quantized(question, runners)
+            with Reference(graph, threads=claim.jobs) as second:
+                return verify_quantized(replace(question, graph=second), runners)
+
+    source, adapter = unproven_source(claim)
+    try:
+        result = held(source, adapter)
+    except InvalidModelError:  # ONNX Runtime may be unable to run the file as it is
+        result = held(read_source(claim), unproven_source(claim)[1])
+    if graph is None:
+        return result
     if pairs:
         return result  # a step of a kernel cannot be looked at without the state that it had
     if result.failure is None and any(isinstance(e, QuantizedEntry) and e.noisy for e in result.entries):

@@ -94,20 +94,30 @@ def source_of(claim: Claim, feed: Mapping[str, Array]) -> tuple[Source, Adapter 
 
 def opened_source(claim: Claim, feed: Mapping[str, Array]) -> tuple[Reference, Adapter | None]:
     """As `source_of`, opened; it runs on `feed`."""
+    reference, adapter = unproven_source(claim)
+    try:
+        reference.run(feed if adapter is None else adapter.inputs(feed))
+    except InvalidModelError:
+        reference.close()
+        reference = read_source(claim)
+    return reference, adapter
+
+
+def unproven_source(claim: Claim) -> tuple[Reference, Adapter | None]:
+    """The file itself, which ONNX Runtime may be unable to run."""
     adapter = Adapter(claim.prepared.perms) if claim.prepared.perms else None
     pairs = states(claim.prepared.model, claim.request.options)
     if pairs:
         first = Adapter(claim.prepared.perms).inputs(zeros(claim.prepared.model, pairs))
         adapter = Feedback(claim.prepared.perms, pairs, first)
     original: Source = claim.model.path if isinstance(claim.model, Imported) else claim.model
-    reference = Reference(original, threads=claim.jobs, lean=_large(claim))
-    try:
-        reference.run(feed if adapter is None else adapter.inputs(feed))
-    except InvalidModelError:
-        reference.close()
-        plain = Wish(claim.wish.shape, {}, claim.wish.outputs)
-        reference = Reference(prepare(claim.model, plain).model, threads=claim.jobs, lean=_large(claim))
-    return reference, adapter
+    return Reference(original, threads=claim.jobs, lean=_large(claim)), adapter
+
+
+def read_source(claim: Claim) -> Reference:
+    """The model as it was read."""
+    plain = Wish(claim.wish.shape, {}, claim.wish.outputs)
+    return Reference(prepare(claim.model, plain).model, threads=claim.jobs, lean=_large(claim))
 
 
 def _large(claim: Claim) -> bool:

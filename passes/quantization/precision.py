@@ -234,7 +234,8 @@ class LayerBoard:
         on = self._any(tuple(sorted(owners)))
         chosen = ir.node("Where", [on, value, real], name=g.fresh(graph, "chosen"))
         made = chosen.outputs[0]
-        made.name, made.dtype, made.shape = g.fresh(graph, "chosen"), value.dtype, value.shape
+        made.name, made.shape = g.fresh(graph, "chosen"), value.shape
+        made.dtype = value.dtype  # type: ignore[assignment]
         if node is None:
             graph.append(chosen)
         else:

@@ -169,6 +169,9 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         size = sum(p["bytes"] for p in (manifest["artifact"], *manifest["artifact"].get("parts", ())))
         made = f"{manifest['target']} ({manifest['scheme']}), {operators} operators"
         lines.append(f"{result.artifact}: {made}, {o.bytes_text(size)}")
+    quantization = manifest.get("quantization")
+    if quantization and quantization["macs"]["total"]:
+        lines.append(_widths(quantization))
     found = report.get("auto")
     if found:
         lines.append(_searched(found))
@@ -210,6 +213,18 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         f"{sum(seconds.values()):.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()) + ")"
     )
     return "\n".join(lines)
+
+
+def _widths(found: dict[str, Any]) -> str:
+    """At which widths it multiplies, and what that costs in conversions."""
+    total = found["macs"]["total"]
+    kinds = {k: n for k, n in found["macs"].items() if k not in ("total", "wider_than_8_bits")}
+    shares = ", ".join(f"{100 * n / total:.3g}% {k}" for k, n in sorted(kinds.items(), key=lambda i: -i[1]))
+    between = sum(found["boundaries"].values())
+    return (
+        f"multiply-accumulates: {shares}; {o.bytes_text(found['wide_activation_bytes'])} of activations wider than "
+        f"8 bits, {between} conversion{'s' * (between != 1)}"
+    )
 
 
 def _searched(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+import tapeout
 from tests.cli.conftest import Cli
 
 
@@ -30,6 +31,9 @@ def test_recipe_and_dtype(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert said["interface"]["x"]["scale"] > 0
     assert said["macs"]["int8"] == said["macs"]["total"] > 0
     assert report["quantization"]["bits"]["x"] == 8
+    assert "multiply-accumulates: 100% int8; " in done.err and "of activations wider than 8 bits" in done.err
+    in_file = tapeout.inspect(tmp_path / "m.tflite")["subgraphs"][0]["operators"]
+    assert sum(manifest["placement"].values()) == sum(in_file.values())
 
 
 def test_what_does_not_fit(cli: Cli, model: Path, tmp_path: Path) -> None:
