@@ -74,7 +74,7 @@ class _Body(PatternRule):
             for name in actual.attributes:
                 default = interface.attributes.get(name) if interface else None
                 value = g.attribute(actual, name)
-                if name not in body.attributes and value != default and not _all_default(value, default):
+                if name not in body.attributes and value != default and not _neutral(actual, name, value):
                     return f"{actual.op_type} '{actual.name}' has {name} {value}, which {self.name} has not"
         return None
 
@@ -94,9 +94,16 @@ class _Body(PatternRule):
         return found
 
 
-def _all_default(value: Any, default: Any) -> bool:
-    """An attribute of windows (strides, dilations, pads) without a default is 1, or 0, in every direction."""
-    return default is None and isinstance(value, tuple) and (set(value) <= {0} or set(value) <= {1})
+# What windows have in every direction where ONNX has no default for an attribute.
+_NEUTRAL = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
+
+
+def _neutral(node: ir.Node, name: str, value: Any) -> bool:
+    """Whether an attribute without a default says what is so without it."""
+    if name == "kernel_shape" and node.op_type in ("Conv", "ConvTranspose"):
+        shape = g.dims(node.inputs[1])
+        return shape is not None and tuple(value) == shape[2:]
+    return name in _NEUTRAL and set(value) <= {_NEUTRAL[name]}
 
 
 def _nodes(function: ir.Function) -> dict[str, ir.Node]:

@@ -24,7 +24,7 @@ from tapeout.compiler.declaration.parse import (
     texts,
 )
 from tapeout.compiler.declaration.rows import ANY_PORT, Row
-from tapeout.compiler.ir.functions import DOMAIN, parsed
+from tapeout.compiler.ir.functions import DECLARED, DOMAIN, parsed
 from tapeout.compiler.operators import Interface, function_interface, onnx_interface, table_interface
 from tapeout.compiler.quantities import Quantity, Vocabulary
 
@@ -134,6 +134,7 @@ def _functions(path: Path) -> dict[str, ir.Function]:
         for node in function:
             if node.domain in ("", "ai.onnx") and onnx_interface(node.op_type) is None:
                 raise fault(where, f"unknown operator '{node.op_type}'", nearest(node.op_type, _onnx_names()))
+        DECLARED.setdefault(function.identifier(), function)
     return {f"{f.domain}::{f.name}": f for f in found}
 
 
