@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import zipfile
@@ -23,8 +24,13 @@ def modules() -> Iterator[tuple[int, Path]]:
                 yield level, path
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -104,7 +110,7 @@ def test_the_core_knows_no_target() -> None:
     for level, path in modules():
         if level >= FLOORS.index("targets"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree(path)):
             compared = [*node.comparators, node.left] if isinstance(node, ast.Compare) else []
             if isinstance(node, ast.Call):
                 compared = [*node.args, *(k.value for k in node.keywords)]
@@ -116,7 +122,7 @@ def test_the_core_knows_no_target() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
-        str(p.relative_to(ROOT)) for _, p in modules() if not ast.get_docstring(ast.parse(p.read_text()))
+        str(p.relative_to(ROOT)) for _, p in modules() if not ast.get_docstring(tree(p))
     ]
     assert silent == []
 

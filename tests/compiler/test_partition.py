@@ -47,7 +47,7 @@ def run(model: ir.Model, parts: list[Part], feed: dict[str, np.ndarray]) -> dict
     return {v.name or "": known[v.name or ""] for v in model.graph.outputs}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_parts_compute_what_the_whole_does(data: st.DataObject) -> None:
     model = data.draw(st.composite(random_model)())
