@@ -25,6 +25,8 @@ from tapeout.passes.quantization.ranges import NOT_FINITE, Interval, Measured, R
 from tapeout.passes.quantization.report import META
 
 PLAIN = Recipe()
+# Constants up to this size are looked at for whether they are 0.
+SMALL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def refuse_without_range(placement: Placement, ranges: Ranges) -> None:
                 or g.is_constant(slot.value)
             ):
                 continue
-            if ranges.empty(slot.value) and _follows(slot.value, seen):
+            if ranges.empty(slot.value) and _follows(slot.value, ranges, seen):
                 raise UsageError(
                     f"the layer '{source_name(node)}' ({node.op_type}) has an empty range: what it reads, "
                     f"'{source_names(slot.value)[0]}', is 0 everywhere on the calibration data",
@@ -140,16 +142,27 @@ def refuse_without_range(placement: Placement, ranges: Ranges) -> None:
                 )
 
 
-def _follows(value: ir.Value, seen: dict[ir.Value, bool]) -> bool:
-    """Whether the numbers of `value` follow from those of an input of the graph, not from sizes alone."""
-    if value not in seen:
-        seen[value] = False
-        made = value.producer()
-        if made is None:
-            seen[value] = value.is_graph_input()
-        elif made.op_type not in ("Shape", "Size", "ConstantOfShape"):
-            seen[value] = any(_follows(v, seen) for v in made.inputs if v is not None)
+def _follows(value: ir.Value, ranges: Ranges, seen: dict[ir.Value, bool]) -> bool:
+    """Whether the numbers of `value` follow from those of an input of the graph: not from sizes alone, and not where
+    they are multiplied by what is 0 whatever the input (the first state of a recurrence)."""
+    if value in seen:
+        return seen[value]
+    seen[value] = False
+    made = value.producer()
+    if made is None:
+        seen[value] = value.is_graph_input()
+    elif made.op_type not in ("Shape", "Size", "ConstantOfShape"):
+        inputs = [v for v in made.inputs if v is not None]
+        factors = inputs[:2] if made.op_type == "Mul" or LAST.sub("", made.op_type) in PRODUCTS else []
+        follow = [_follows(v, ranges, seen) for v in inputs]
+        naught = any(_zero(v, ranges) and not _follows(v, ranges, seen) for v in factors)
+        seen[value] = any(follow) and not naught
     return seen[value]
+
+
+def _zero(value: ir.Value, ranges: Ranges) -> bool:
+    array = g.constant(value, SMALL)
+    return ranges.empty(value) if array is None else not array.any()
 
 
 def widen(model: ir.Model) -> dict[ir.Value, ir.Node]:

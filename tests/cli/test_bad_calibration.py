@@ -96,3 +96,30 @@ def test_a_layer_whose_range_is_empty(cli: Cli, tmp_path: Path) -> None:
     onnx.save(parser.parse_model(EMPTY_LAYER), tmp_path / "m.onnx")
     np.savez(tmp_path / "data.npz", x=RNG.standard_normal((8, 1, 4)).astype(np.float32))
     refused(cli, tmp_path, "0 everywhere", tmp_path / "m.onnx", "--calibration", tmp_path / "data.npz")
+
+
+FIRST_STATE = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,4] x) => (float[N,4] y)
+<float[4,4] w = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}>
+{ [size] s = Shape (x)  [start] h = ConstantOfShape (s)  [gate] r = Sigmoid (x)  [reset] m = Mul (r, h)
+  [product] v = MatMul (m, w)  [sum] y = Add (v, x) }
+"""
+
+
+def test_a_first_state_may_be_zero(cli: Cli, tmp_path: Path) -> None:
+    """What is multiplied by it is 0 on any data: nothing is missing."""
+    onnx.save(parser.parse_model(FIRST_STATE), tmp_path / "m.onnx")
+    np.savez(tmp_path / "data.npz", x=RNG.standard_normal((8, 4)).astype(np.float32))
+    place = tmp_path / "out.tflite"
+    done = cli(
+        "export",
+        tmp_path / "m.onnx",
+        "--calibration",
+        tmp_path / "data.npz",
+        "--quantize",
+        "int8",
+        "-o",
+        place,
+    )
+    assert done.code == 0, done.err
