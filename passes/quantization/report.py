@@ -145,7 +145,8 @@ def _behind(value: ir.Value) -> ir.Value:
 
 def _kind(node: ir.Node) -> str:
     """The storage type of the activations that `node` computes with: the widest of those that it reads and
-    makes, "float32" where one is no integer."""
+    makes, "float32" where one is no integer; of a product of integers those that it reads, whatever becomes of
+    the sum."""
     found: list[ir.DataType] = []
     for value in node.inputs:
         if value is None or value.dtype is None or not value.dtype.is_floating_point():
@@ -160,7 +161,9 @@ def _kind(node: ir.Node) -> str:
                 continue
             return "float32"
         found.append(stored.dtype)
-    for value in node.outputs:
+    product = LAST.sub("", node.op_type) in PRODUCTS and len(node.inputs) > 1
+    whole = product and found and all(v is not None and storage(v).quantized for v in node.inputs[:2])
+    for value in () if whole else node.outputs:
         if value.dtype is None or not value.dtype.is_floating_point() or not value.uses():
             continue
         stored = storage(_behind(value), output=True)
