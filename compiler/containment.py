@@ -197,7 +197,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _allowed(place: str) -> bool:
-    if "__pycache__" in place or place.startswith("/dev/"):
+    if "__pycache__" in place or ".pyc" in place or place.startswith("/dev/"):
         return True
     return Path(place).is_relative_to(os.path.realpath(tempfile.gettempdir()))
 

@@ -11,7 +11,7 @@ from tapeout.compiler import artifact as files
 from tapeout.compiler import bundle
 from tapeout.compiler.errors import BudgetError, UsageError
 from tapeout.compiler.explanation import explain
-from tapeout.compiler.partition import Part, partition
+from tapeout.compiler.partition import Limits, Part, partition
 from tapeout.compiler.states import OPTION as STATE
 from tapeout.compiler.target import Request, Target
 from tapeout.fallback import Fallback
@@ -63,6 +63,11 @@ def _with_host(
         acceptance = _in_parts(prepared, target, request, policy)
         after, left = acceptance, acceptance.refused
     else:
+        if policy.limits != Limits():
+            raise UsageError(
+                f"what goes where within one artifact is the business of {target.name}'s own compiler: "
+                "--smallest-island and --largest-transfer are for bundles"
+            )
         after, left = leave_to_host(acceptance, prepared.model, target, request)
     report["coverage"] = explain(acceptance, host={r.node for r in left}, hosted=True).coverage()
     report["fallback"] = policy.hold([r.name for r in left], len(acceptance.order), target.name) | {

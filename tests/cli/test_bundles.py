@@ -142,3 +142,16 @@ def test_integers_cross_the_border(tmp_path: Path) -> None:
     )  # fmt: skip
     assert made.report["verification"]["holds"]
     assert [p["on"] for p in read(made.artifact)["parts"]] == ["cpu", "host", "cpu"]
+
+
+def test_within_one_artifact_islands_are_not_ours(tmp_path: Path) -> None:
+    text = """agraph (float[1,8] x) => (float[1,8] y) <float[8,8] w>
+    { [m] a = MatMul (x, w) [s] b = Sin (a) [n] y = MatMul (b, w) }"""
+    model = parse(text)
+    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    with pytest.raises(UsageError, match="the business of ethos-u's own compiler"):
+        tapeout.export(
+            model, "tflite", device="ethos-u55-128", output=tmp_path / "m.tflite", calibration="random",
+            fallback="host", smallest_island=2,
+        )  # fmt: skip
