@@ -263,3 +263,16 @@ def nbytes(value: ir.Value) -> int:
     sizes = [d if isinstance(d, int) else 1 for d in g.dims(value) or ()]
     width = value.dtype.itemsize if value.dtype is not None and value.dtype != ir.DataType.STRING else 8
     return math.ceil(math.prod(sizes) * width)
+
+
+def piece_of(model: ir.Model, nodes: set[ir.Node]) -> Part:
+    """Some nodes of the main graph as a part: what they read of others, and what others read of them."""
+    main = _values(model)
+    sources = {n: _sources(n, main) for n in model.graph}
+    inside = [n for n in sources if n in nodes]
+    made = {v for n in inside for v in n.outputs}
+    inputs = dict.fromkeys(v for n in inside for v in sources[n] if v not in made)
+    wanted = {v for n, read in sources.items() if n not in nodes for v in read} | {*model.graph.outputs}
+    return Part(
+        False, tuple(inside), tuple(inputs), tuple(v for n in inside for v in n.outputs if v in wanted)
+    )
