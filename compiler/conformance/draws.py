@@ -25,6 +25,7 @@ class Draws:
         self, seed: int | Sequence[int], replay: Sequence[int] | None = None, turn: int | None = None
     ) -> None:
         self.turn = turn
+        self._cycles = 0
         self.rng: Rng = np.random.default_rng(seed)
         self.made: list[int] = []
         self._replay = replay
@@ -49,7 +50,8 @@ class Draws:
         """One of the options, each in its turn: of as many cases as there are options none leaves one out."""
         if self._replay is not None or self.turn is None or not options:
             return self.pick(options)
-        place = (self.turn + len(self.made)) % len(options)
+        place = (self.turn + self._cycles) % len(options)
+        self._cycles += 1
         self.made.append(place)
         return options[place]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from tapeout.compiler import pipeline
@@ -11,6 +12,8 @@ from tapeout.compiler.conformance.generated import INVALID
 from tapeout.compiler.conformance.makers import MAKERS
 from tapeout.compiler.declaration import Declaration
 from tapeout.compiler.ir import functions
+from tapeout.compiler.schemes import WEIGHTS
+from tapeout.compiler.target import Request
 
 if TYPE_CHECKING:
     from tapeout.compiler.target import Target
@@ -25,24 +28,28 @@ def harvest(target: Target, device: str, declaration: Declaration) -> set[str]:
     The passes are shown nodes of the operators that a function is called after, and products, until they have made
     the functions that the rows name.
     """
-    from tapeout.compiler.target import Request
-
     for function in declaration.functions.values():
         functions.DECLARED.setdefault(function.identifier(), function)
     unknown = _unknown(declaration)
-    scheme = "float32" if "float32" in target.schemes else target.schemes[0]
-    request = Request(scheme, device)
+    plain = "float32" if "float32" in target.schemes else target.schemes[0]
     for op in [op for op in MAKERS if "::" not in op and (op in PRODUCTS or _near(op, unknown))]:
         for number in range(TRIES):
             if not unknown:
                 return unknown
-            try:
-                built = build(MAKERS[op](Wish(Draws([number, 1])), op))
-                pipeline.run(built.model, target.passes(request))
-            except INVALID:
-                continue
+            _show(target, Request(plain, device), op, number)
+            unknown = _unknown(declaration)
+    for scheme in [s for s in target.schemes if s in WEIGHTS]:
+        if unknown:
+            _show(target, Request(scheme, device), "Gemm", 0)
             unknown = _unknown(declaration)
     return unknown
+
+
+def _show(target: Target, request: Request, op: str, number: int) -> None:
+    """Run the passes on a node of the operator."""
+    with contextlib.suppress(*INVALID):
+        built = build(MAKERS[op](Wish(Draws([number, 1])), op).constant(1))
+        pipeline.run(built.model, target.passes(request))
 
 
 def _near(op: str, unknown: set[str]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,11 +13,12 @@ from tapeout.compiler.conformance.drafts import Built, Draft, Operand, build, ca
 from tapeout.compiler.conformance.draws import Impossible, Wish
 from tapeout.compiler.declaration import PortRule, Row
 from tapeout.compiler.declaration.rows import ANY_PORT
+from tapeout.compiler.ir import functions
 from tapeout.compiler.ir.save import to_proto
 from tapeout.compiler.operators import DTYPES, Call, Interface
 from tapeout.compiler.reference import evaluate
 
-STEPS = {"int8": 100, "uint8": 100, "int16": 30000, "int4": 7, "int2": 1, "int32": 1 << 20}
+STEPS = {"int8": 100, "uint8": 100, "int16": 30000, "int4": 7, "int2": 1, "uint4": 7, "int32": 1 << 20}
 ORDINARY = ("int8", "uint8", "int16", "int32")
 
 
@@ -30,15 +30,28 @@ class Grid:
     scale: Array
     zero: int = 0
     axis: int | None = None
+    block: int = 0  # elements along axis 1 that share a scale
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        if self.block:
+            return {"axis": 1, "block_size": self.block}
+        return {} if self.axis is None else {"axis": self.axis}
 
     def codes(self, real: Array) -> Array:
         """The nearest codes; the scale is spread along the axis."""
         limits = _span(self.dtype)
-        scale = self.scale.astype(np.float64)
-        if self.axis is not None:
-            scale = scale.reshape([-1 if i == self.axis else 1 for i in range(real.ndim)])
+        scale = self.spread(real.ndim).astype(np.float64)
         steps = np.rint(real.astype(np.float64) / scale) + self.zero
         return np.asarray(np.clip(steps, *limits)).astype(DTYPES[self.dtype].numpy())
+
+    def spread(self, rank: int) -> Array:
+        """The scales as they meet a tensor of that rank."""
+        if self.block:
+            return np.repeat(self.scale, self.block, axis=1)
+        if self.axis is None:
+            return self.scale
+        return self.scale.reshape([-1 if i == self.axis else 1 for i in range(rank)])
 
     @property
     def zeros(self) -> Array:
@@ -46,6 +59,8 @@ class Grid:
 
 
 def _span(dtype: str) -> tuple[int, int]:
+    if dtype == "uint4":
+        return 0, 15
     bits = {"int4": 4, "int2": 2}.get(dtype)
     if bits:
         return -(1 << bits - 1) + 1, (1 << bits - 1) - 1
@@ -86,7 +101,7 @@ class Maker:
 
     def dtype(self, port: str, rule: PortRule) -> str:
         """The storage type: one for all activations, any that the rule names for weights."""
-        offered = [d for d in rule.dtypes if d in DTYPES]
+        offered = [d for d in rule.dtypes if d in STEPS]
         if self.broken(port, "dtype"):
             other = [d for d in ORDINARY[:3] if d not in offered]
             return self.w.pick(other)
@@ -113,11 +128,20 @@ class Maker:
         zero = 0
         if dtype != "int16" and not weights and not rule.symmetric:
             zero = int(self.w.draws.rng.integers(-40, 40)) + (128 if dtype == "uint8" else 0)
+        if dtype == "uint4":
+            zero = 8
         if rule.zp is not None:
             zero = rule.zp
         if self.broken(port, "zp") or self.broken(port, "symmetric"):
             zero += 3
         axis: int | None = None
+        block = self.w.number("weight.block", (0,)) if weights and "weight.block" in self.w.limits else 0
+        if block and real.ndim == 2 and real.shape[1] % block == 0:
+            parts = np.abs(real).reshape(len(real), -1, block).max(axis=2)
+            # Kernels read the scales of blocks in half precision, of 8 bits at the least.
+            bits = (np.maximum(parts, 1e-2) / STEPS[dtype]).astype(np.float32).view(np.uint32)
+            scales = (bits & np.uint32(0xFFFF0000)).view(np.float32)
+            return Grid(dtype, scales, zero, None, block)
         single = rule.per_tensor or not weights
         if single and self.broken(port, "per_tensor"):
             single, axis = False, 0
@@ -187,7 +211,7 @@ def quantized(w: Wish, row: Row, draft: Draft, interface: Interface) -> Built:
         if rule is not None and rule.role == "bias" and grid is None and operand.array.dtype == np.float32:
             operand = maker.snapped(rule, operand)
         if grid is None:
-            values.append(leaf(model, f"x{i}", operand, inputs))
+            values.append(_rounded(w, model, leaf(model, f"x{i}", operand, inputs), i))
             stand_ins.append(operand)
             continue
         values.append(_stored(model, f"x{i}", operand, grid, inputs))
@@ -203,13 +227,23 @@ def quantized(w: Wish, row: Row, draft: Draft, interface: Interface) -> Built:
     return Built(model, node, inputs, draft)
 
 
+def _rounded(w: Wish, model: ir.Model, value: ir.Value, place: int) -> ir.Value:
+    """The activations of a kernel that rounds them while it runs, which the graph says by a function."""
+    limits = w.limits.get("activations.rounded")
+    if place or not limits or (w.outside == "quantity.activations.rounded"):
+        return value
+    op = f"{functions.DOMAIN}::Round{str(limits[0].equal).capitalize()}"
+    if (functions.DOMAIN, op.partition("::")[2], "") not in functions.DECLARED:
+        raise Impossible(f"{op} is not known")
+    return call(model, op, [value], {}, name="rounded").outputs[0]
+
+
 def _stored(model: ir.Model, name: str, operand: Operand, grid: Grid, inputs: dict[str, Array]) -> ir.Value:
     codes = leaf(
         model, f"{name}q", Operand(grid.codes(operand.array), operand.constant, operand.free), inputs
     )
     parameters = _parameters(model, name, grid)
-    axis = {} if grid.axis is None else {"axis": grid.axis}
-    return call(model, "DequantizeLinear", [codes, *parameters], axis, name=f"{name}_d").outputs[0]
+    return call(model, "DequantizeLinear", [codes, *parameters], grid.attributes, name=f"{name}_d").outputs[0]
 
 
 def _parameters(model: ir.Model, name: str, grid: Grid) -> list[ir.Value]:
@@ -221,10 +255,8 @@ def _parameters(model: ir.Model, name: str, grid: Grid) -> list[ir.Value]:
 
 
 def _real(grid: Grid, codes: Array) -> Array:
-    scale = grid.scale
-    if grid.axis is not None:
-        scale = scale.reshape([-1 if i == grid.axis else 1 for i in range(codes.ndim)])
-    return np.asarray((codes.astype(np.int64) - grid.zero).astype(np.float32) * scale).astype(np.float32)
+    steps = (codes.astype(np.int64) - grid.zero).astype(np.float32)
+    return np.asarray(steps * grid.spread(codes.ndim)).astype(np.float32)
 
 
 def _results(draft: Draft) -> list[Array]:
@@ -254,8 +286,7 @@ def _border(maker: Maker, model: ir.Model, value: ir.Value, port: str, real: Arr
     grid = maker.grids.get(port) if port in maker.grids else None
     grid = grid or _output_grid(maker, rule, port, real)
     parameters = _parameters(model, f"y{place}", grid)
-    axis: dict[str, Any] = {} if grid.axis is None else {"axis": grid.axis}
-    return call(model, "QuantizeLinear", [value, *parameters], axis, name=f"q{place}").outputs[0]
+    return call(model, "QuantizeLinear", [value, *parameters], grid.attributes, name=f"q{place}").outputs[0]
 
 
 def _output_grid(maker: Maker, rule: PortRule, port: str, real: Array) -> Grid:

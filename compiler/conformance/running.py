@@ -45,6 +45,10 @@ Source = str | Callable[[], "Target"]
 Result = tuple[str, str, tuple[str, ...]]  # status, reason, runtimes
 Progress = Callable[[int, int, Outcome], None]
 
+HUNG = "no answer within"
+# A level is given up where so many cases in a row crash, or so many hang.
+DEAD, HANGS = 40, 3
+
 
 def run_case(case: Case, target: Target, keep: Path | None = None) -> tuple[Outcome, tuple[str, ...]]:
     """Compile, run and compare `case` in this process; also the runtimes that ran it.
@@ -262,6 +266,7 @@ def run_into(
 ) -> list[tuple[Case, Outcome]]:
     """Add the outcomes of `found` to `report`, one after the other as they are made; returns what failed."""
     start, failed = time.perf_counter(), list[tuple[Case, Outcome]]()
+    dead = hung = 0
     runtimes: dict[str, None] = dict.fromkeys(report.runtimes)
     for index, case in enumerate(found):
         outcome, names = worker.run(case, timeout)
@@ -273,6 +278,11 @@ def run_into(
                 worker.run(case, timeout, keep / case.name)
         if progress is not None:
             progress(index + 1, max(total, index + 1), outcome)
+        dead = dead + 1 if outcome.status == "crash" else 0
+        hung += outcome.status == "crash" and outcome.reason.startswith(HUNG)
+        if dead >= DEAD or hung >= HANGS:
+            report.notes.append(f"level {case.level} was given up: {hung or dead} cases crash or hang")
+            break
     report.runtimes = tuple(runtimes)
     report.seconds += time.perf_counter() - start
     return failed
@@ -307,7 +317,7 @@ class Worker:
                 if isinstance(result, TapeoutError):
                     raise result
                 return result
-            reason = f"no answer within {timeout:g} s"
+            reason = f"{HUNG} {timeout:g} s"
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join(10)
             code = self._process.exitcode

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tapeout.compiler import conformance as c
+from tapeout.compiler.conformance import running
 
 
 def case(**outputs: np.ndarray) -> c.Case:
@@ -89,4 +90,14 @@ def test_a_dying_worker_is_the_result_of_one_case(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(c.Worker, "_start", start)
     report = c.run_cases("t", [case(), case()], timeout=5)
     assert [o.status for o in report.outcomes] == ["crash", "crash"]
+    assert report.ok is False and not report.notes
     assert "signal 11" in report.outcomes[0].reason
+
+
+def test_a_level_of_crashes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: c.Worker, case: c.Case, timeout: float, keep: object = None) -> object:
+        return c.Outcome(case.name, case.op, "crash", f"{running.HUNG} 1 s"), ()
+
+    monkeypatch.setattr(c.Worker, "run", run)
+    report = c.run_cases("t", [case()] * 100)
+    assert len(report.outcomes) == running.HANGS and "given up" in report.notes[0]

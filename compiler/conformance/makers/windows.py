@@ -297,6 +297,8 @@ def fully_connected(w: Wish, op: str) -> Draft:
         w.number("W.dim.1", (4, 3, 8, 1, 5, 16, 32), low=1, high=256),
         w.number("W.dim.0", (3, 2, 5, 1, 8), low=1, high=256),
     )
+    if w.limits.get("weight.block"):
+        inner = w.pick([256, 512])
     rng = w.draws.rng
     x = data(rng, [*(w.pick([2, 1, 3]) for _ in range(rank - 1)), inner], w.dtype("X", ("X",)))
     weight, bias = data(rng, [outer, inner], w.dtype("W", ("W",))), data(rng, [outer], w.dtype("B", ("B",)))
