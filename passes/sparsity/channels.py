@@ -14,7 +14,18 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
 from tapeout.passes.quantization.walk import reads
-from tapeout.passes.sparsity.atoms import Atoms, Axes, Ties
+from tapeout.passes.sparsity.atoms import Axes, Ties
+from tapeout.passes.sparsity.products import (
+    attention,
+    broadcast,
+    conv,
+    gemm,
+    initializer,
+    matmul,
+    sizes,
+    vector,
+    why_whole,
+)
 
 Rule = Callable[[Ties, ir.Node], bool]
 
@@ -47,118 +58,15 @@ def analyse(graph: ir.Graph) -> Ties:
     return ties
 
 
-def _why(node: ir.Node) -> str:
-    return f"{node.op_type} '{node.name}' needs all of them"
-
-
 def _whole(ties: Ties, node: ir.Node) -> None:
     for value in reads(node):
-        ties.keep(value, _why(node))
-        ties.keep(_initializer(value), _why(node))
-
-
-def _conv(ties: Ties, node: ir.Node) -> bool:
-    weight = node.inputs[1]
-    shape = g.static_dims(weight)
-    if weight is None or shape is None or not _stored(weight):
-        return False
-    stored, x = _initializer(weight), ties.axes(node.inputs[0])
-    groups = int(g.attribute(node, "group", 1))
-    turned = node.op_type == "ConvTranspose"
-    if len(x) < 2 or (turned and groups != 1):
-        return False
-    made, why = ties.weight(stored, 1 if turned else 0), _why(node)
-    if made is None:
-        made = ties.fresh(1)
-        ties.pin(made, why)
-    if groups == 1:
-        ties.tie(
-            ties.weight(stored, 0 if turned else 1) if shape[0 if turned else 1] > 1 else x[1], x[1], why
-        )
-    elif x[1] is None:
-        ties.pin(made, why)
-    else:
-        for inner, outer in zip(np.split(x[1], groups), np.split(made, groups), strict=True):
-            ties.together(np.concatenate([inner, outer]))
-        ties.groups.append((node, x[1][:: len(x[1]) // groups]))
-    _vector(ties, node, 2, made)
-    ties.put(node.outputs[0], [None, made, *[None] * (len(shape) - 2)])
-    return True
-
-
-def _vector(ties: Ties, node: ir.Node, index: int, atoms: Atoms) -> None:
-    """The parameter [C] or [1, C] at an input goes with `atoms`."""
-    value = node.inputs[index] if len(node.inputs) > index else None
-    if value is not None and (g.static_dims(value) or (1,))[-1] > 1:
-        axes = ties.axes(value)
-        ties.tie(axes[-1], atoms, _why(node))
-
-
-def _stored(weight: ir.Value) -> bool:
-    return g.is_constant(_initializer(weight))
-
-
-def _initializer(weight: ir.Value) -> ir.Value:
-    """The constant behind a weight: itself, or the half that a Cast widens."""
-    cast = g.producer(weight, "Cast")
-    inner = None if cast is None else cast.inputs[0]
-    return weight if inner is None else inner
-
-
-def _gemm(ties: Ties, node: ir.Node) -> bool:
-    weight, x = node.inputs[1], ties.axes(node.inputs[0])
-    if weight is None or not _stored(weight) or g.attribute(node, "transA", 0) or len(x) != 2:
-        return False
-    turned = int(g.attribute(node, "transB", 0))
-    stored = _initializer(weight)
-    ties.tie(ties.weight(stored, turned), x[1], _why(node))
-    made = ties.weight(stored, 1 - turned)
-    if made is not None:
-        _vector(ties, node, 2, made)
-    ties.put(node.outputs[0], [x[0], made])
-    return True
-
-
-def _matmul(ties: Ties, node: ir.Node) -> bool:
-    left, right = node.inputs
-    assert left is not None and right is not None
-    a = ties.axes(left)
-    b = (
-        [ties.weight(_initializer(right), i) for i in range(g.rank(right) or 0)]
-        if _stored(right)
-        else ties.axes(right)
-    )
-    if len(a) < 2 or len(b) < 2:
-        return False
-    ties.tie(a[-1], b[-2], _why(node))
-    batch = _broadcast(ties, [a[:-2], b[:-2]], [_sizes(left)[:-2], _sizes(right)[:-2]], _why(node))
-    ties.put(node.outputs[0], [*batch, a[-2], b[-1]])
-    return True
-
-
-def _sizes(value: ir.Value) -> list[object]:
-    return list(g.dims(value) or ())
-
-
-def _broadcast(ties: Ties, operands: list[Axes], sizes: list[list[object]], why: str) -> Axes:
-    """The axes of what operands make together; an operand of size one along an axis follows the others."""
-    rank = max(map(len, operands))
-    result: Axes = []
-    for axis in range(-rank, 0):
-        tied: Atoms | None = None
-        first = True
-        for atoms, size in zip(operands, sizes, strict=True):
-            if len(atoms) < -axis or size[axis] == 1:
-                continue
-            tied = atoms[axis] if first else ties.tie(tied, atoms[axis], why)
-            first = False
-        result.append(tied)
-    return result
+        ties.keep(value, why_whole(node))
+        ties.keep(initializer(value), why_whole(node))
 
 
 def _elementwise(ties: Ties, node: ir.Node) -> bool:
     values = [v for v in node.inputs if v is not None]
-    axes = _broadcast(ties, [ties.axes(v) for v in values], [_sizes(v) for v in values], _why(node))
+    axes = broadcast(ties, [ties.axes(v) for v in values], [sizes(v) for v in values], why_whole(node))
     ties.put(node.outputs[0], axes)
     return True
 
@@ -178,7 +86,7 @@ def _windows(ties: Ties, node: ir.Node) -> bool:
         return False
     if x[1] is not None:
         for index in range(1, len(node.inputs)):
-            _vector(ties, node, index, x[1])
+            vector(ties, node, index, x[1])
     for value in node.outputs:
         ties.put(value, [None, x[1], *[None] * (len(x) - 2)])
     return True
@@ -188,7 +96,7 @@ def _batch_norm(ties: Ties, node: ir.Node) -> bool:
     x = ties.axes(node.inputs[0])
     if len(x) > 1 and x[1] is not None:
         for index in range(1, 5):
-            _vector(ties, node, index, x[1])
+            vector(ties, node, index, x[1])
     ties.put(node.outputs[0], x)
     return True
 
@@ -199,7 +107,7 @@ def _along_axis(ties: Ties, node: ir.Node) -> bool:
     axis = int(g.attribute(node, "axis", 0 if node.op_type.startswith("Arg") else -1))
     if not -len(x) <= axis < len(x):
         return False
-    ties.pin(x[axis], _why(node))
+    ties.pin(x[axis], why_whole(node))
     if node.op_type.startswith("Arg") and not g.attribute(node, "keepdims", 1):
         x = [a for i, a in enumerate(x) if i != axis % len(x)]
     ties.put(node.outputs[0], x)
@@ -210,7 +118,7 @@ def _layer_norm(ties: Ties, node: ir.Node) -> bool:
     x = ties.axes(node.inputs[0])
     axis = int(g.attribute(node, "axis", -1)) % max(len(x), 1)
     for atoms in x[axis:]:
-        ties.pin(atoms, _why(node))
+        ties.pin(atoms, why_whole(node))
     ties.put(node.outputs[0], x)
     return True
 
@@ -222,7 +130,7 @@ def _reduce(ties: Ties, node: ir.Node) -> bool:
         return False
     over = {int(a) % len(x) for a in given} if given is not None and given.size else set(range(len(x)))
     for axis in over:
-        ties.pin(x[axis], _why(node))
+        ties.pin(x[axis], why_whole(node))
     kept: Axes = [None if i in over else a for i, a in enumerate(x)]
     if not g.attribute(node, "keepdims", 1):
         kept = [a for i, a in enumerate(kept) if i not in over]
@@ -246,20 +154,20 @@ def _concat(ties: Ties, node: ir.Node) -> bool:
         if i != axis:
             tied = parts[0][i]
             for part in parts[1:]:
-                tied = ties.tie(tied, part[i], _why(node))
+                tied = ties.tie(tied, part[i], why_whole(node))
             result.append(tied)
             continue
         joined = [p[i] for p in parts]
-        sizes = [g.dims(v) for v in values]
-        for k, (atoms, size) in enumerate(zip(joined, sizes, strict=True)):
+        shapes = [g.dims(v) for v in values]
+        for k, (atoms, size) in enumerate(zip(joined, shapes, strict=True)):
             if atoms is None and size is not None and isinstance(size[i], int):
                 joined[k] = ties.fresh(int(size[i]))
-                ties.pin(joined[k], _why(node))
+                ties.pin(joined[k], why_whole(node))
         known = [a for a in joined if a is not None]
         result.append(np.concatenate(known) if len(known) == len(joined) else None)
         if result[-1] is None:
             for atoms in known:
-                ties.pin(atoms, _why(node))
+                ties.pin(atoms, why_whole(node))
     ties.put(node.outputs[0], result)
     return True
 
@@ -302,7 +210,7 @@ def _reshape(ties: Ties, node: ir.Node) -> bool:
         run, end = _run(before, after, i, j)
         if run is None or end is None:
             for atoms in x[i:]:
-                ties.pin(atoms, _why(node))
+                ties.pin(atoms, why_whole(node))
             break
         _carry(ties, node, x[i:run], before[i:run], after[j:end], axes, j)
         i, j = run, end
@@ -310,7 +218,7 @@ def _reshape(ties: Ties, node: ir.Node) -> bool:
         target = g.constant(node.inputs[1])
         for axis, atoms in enumerate(axes):
             if atoms is not None and (target is None or target.ndim != 1):
-                ties.pin(atoms, _why(node))
+                ties.pin(atoms, why_whole(node))
             elif atoms is not None and target is not None and int(target[axis]) > 0:
                 ties.shapes.append((node, 1, axis, atoms))
     ties.put(made, axes)
@@ -360,13 +268,13 @@ def _carry(ties: Ties, node: ir.Node, x: Axes, before: g.Shape, after: g.Shape, 
         axes[at + into[0]] = parts[:, 0].copy()
     else:
         for k in tracked:
-            ties.pin(x[k], _why(node))
+            ties.pin(x[k], why_whole(node))
 
 
 def _gather(ties: Ties, node: ir.Node) -> bool:
     data, indices = node.inputs
     assert data is not None and indices is not None
-    source = _initializer(data)
+    source = initializer(data)
     rank = g.rank(indices)
     x = (
         [ties.weight(source, i) for i in range(g.rank(data) or 0)]
@@ -376,28 +284,8 @@ def _gather(ties: Ties, node: ir.Node) -> bool:
     if rank is None or not x:
         return False
     axis = int(g.attribute(node, "axis", 0)) % len(x)
-    ties.pin(x[axis], _why(node))
+    ties.pin(x[axis], why_whole(node))
     ties.put(node.outputs[0], [*x[:axis], *[None] * rank, *x[axis + 1 :]])
-    return True
-
-
-def _attention(ties: Ties, node: ir.Node) -> bool:
-    values = node.inputs[:3]
-    parts = [ties.axes(v) for v in values]
-    if any(len(p) != 4 for p in parts) or len([v for v in node.outputs if v.uses()]) > 1:
-        return False
-    why = _why(node)
-    counts = {None if p[1] is None else len(p[1]) for p in parts}
-    if None in counts or len(counts) > 1:
-        return False
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        shape = g.dims(node.inputs[3])
-        if shape is None or (len(shape) == 4 and shape[1] != 1) or len(shape) == 3:
-            return False
-    heads = ties.tie(ties.tie(parts[0][1], parts[1][1], why), parts[2][1], why)
-    ties.pin(parts[0][3], why)
-    ties.pin(parts[1][3], why)
-    ties.put(node.outputs[0], [None, heads, None, parts[2][3]])
     return True
 
 
@@ -418,16 +306,16 @@ def _pad(ties: Ties, node: ir.Node) -> bool:
     for axis, atoms in enumerate(x):
         moved = pads[axis] or pads[axis + len(x)]
         if moved:
-            ties.pin(atoms, _why(node))
+            ties.pin(atoms, why_whole(node))
         kept.append(None if moved else atoms)
     ties.put(node.outputs[0], kept)
     return True
 
 
 RULES: dict[str, Rule] = {
-    "Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul, "BatchNormalization": _batch_norm,
+    "Conv": conv, "ConvTranspose": conv, "Gemm": gemm, "MatMul": matmul, "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm, "RMSNormalization": _layer_norm, "Transpose": _transpose,
-    "Concat": _concat, "Split": _split, "Gather": _gather, "Attention": _attention, "Resize": _resize, "Pad": _pad,
+    "Concat": _concat, "Split": _split, "Gather": _gather, "Attention": attention, "Resize": _resize, "Pad": _pad,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     **dict.fromkeys(SAME, _same), **dict.fromkeys(BROADCAST, _elementwise), **dict.fromkeys(POOLS, _windows),
     **dict.fromkeys(WHOLE_AXIS, _along_axis),
