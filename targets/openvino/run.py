@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.sdk import InternalError, InvalidModelError, Request, TapeoutError, UsageError
+from tapeout.sdk import InternalError, InvalidModelError, Port, Request, TapeoutError, UsageError
 from tapeout.targets.openvino.preparation import without
 from tapeout.targets.openvino.promises import keep
 from tapeout.targets.openvino.runtime import core, openvino, version
@@ -22,6 +22,9 @@ OWN_TYPES = {
     "f8e8m0": "float8_e8m0fnu",
     "bf16": "bfloat16",
 }
+PASSIVE = frozenset({"Result", "Parameter", "Constant"})
+# Types of constants that hold codes.
+CODES = frozenset({"i8", "u8", "i4", "u4", "u2", "nf4", "f4e2m1", "f8e4m3", "f8e5m2"})
 REJECTED = ".rejected"
 # The plugin computes in bfloat16 where the CPU has it, and quantizes activations before compressed weights, unless
 # told otherwise: numbers are judged without either.
@@ -71,10 +74,10 @@ class OpenVINO:
         """The tensors of the main graph among `names` that the file has."""
         model, wanted = self._read(), set(names)
         shown: dict[str, int] = {}
-        for op in model.get_ordered_ops():
+        for op in _computing(model):
             for port in op.outputs():
                 for name in sorted(port.get_names() & wanted):
-                    if op.get_type_name() not in ("Result", "Parameter", "Constant") and name not in shown:
+                    if name not in shown:
                         model.add_outputs(port)
                         shown[name] = next(
                             i for i, o in enumerate(model.outputs) if o.get_node().input_value(0) == port
@@ -82,6 +85,25 @@ class OpenVINO:
         request = self._compiled(model).create_infer_request()
         self._infer(request, model, inputs)
         return {name: _read(request.get_output_tensor(index)) for name, index in shown.items()}
+
+    def ports(self) -> tuple[list[Port], list[Port]]:
+        """Inputs and outputs as the file states them."""
+        return [_port(p) for p in self._model.inputs], [_port(p) for p in self._model.outputs]
+
+    def names(self) -> list[str]:
+        """The names of the tensors that operators of the main graph compute, in order."""
+        found = [n for op in _computing(self._model) for o in op.outputs() for n in sorted(o.get_names())]
+        return list(dict.fromkeys(found))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether some tensor holds integers that stand for other numbers."""
+        ops = self._model.get_ordered_ops()
+        return any(
+            op.get_type_name() == "FakeQuantize"
+            or (op.get_type_name() == "Constant" and op.get_element_type().get_type_name() in CODES)
+            for op in ops
+        )
 
     def _read(self) -> Any:
         weights = weights_of(self._artifact)
@@ -125,6 +147,17 @@ class OpenVINO:
         text = " ".join(str(error).split())
         kind = InvalidModelError if what == "does not load" else InternalError
         return kind(f"'{self._artifact.name}' {what} on {self.runtime}: {text}")
+
+
+def _computing(model: Any) -> list[Any]:
+    return [op for op in model.get_ordered_ops() if op.get_type_name() not in PASSIVE]
+
+
+def _port(port: Any) -> Port:
+    shape = tuple(d.get_length() if d.is_static else None for d in port.get_partial_shape())
+    kind = port.get_element_type()
+    known = OWN_TYPES.get(kind.get_type_name())
+    return Port(sorted(port.get_names())[0], known or str(np.dtype(kind.to_dtype()).name), shape)
 
 
 def _tensor(array: np.ndarray[Any, Any], kind: Any) -> Any:

@@ -139,3 +139,18 @@ def test_every_row_is_lowered_by_the_reader_or_as_weights() -> None:
     for device in TARGET.devices:
         rows = [row for found in TARGET.declaration(device).rows.values() for row in found]
         assert {row.lower for row in rows} <= {"ONNX", "WEIGHTS"}
+
+
+@needs_openvino
+def test_files_of_other_tools_are_verified_and_compared(tmp_path: Path) -> None:
+    source = tmp_path / "net.onnx"
+    source.write_bytes(network(2).SerializeToString())
+    ours = tapeout.export(source, "openvino", output=tmp_path / "ours.xml", verify=False)
+    model = core().read_model(ours.artifact)
+    for port in (*model.inputs, *model.outputs):
+        port.set_names({f"their_{sorted(port.get_names())[0]}"})
+    openvino().save_model(model, tmp_path / "theirs.xml", compress_to_fp16=False)
+    verified = tapeout.verify(tmp_path / "theirs.xml", source)
+    assert verified.error is None and len(verified.verification.entries) == 2
+    layers = tapeout.compare(source, ours.artifact).layers
+    assert {"c", "p", "scores"} <= {layer.tensor for layer in layers}
