@@ -39,6 +39,8 @@ NORMALIZING = frozenset({"ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Reciprocal"
 EACH = 3
 # Of so many tensors each is measured by itself.
 FEW = 40
+# A budget of which this share is used is not worth another ranking.
+FULL = 0.9
 # Multiply-accumulates that ranking tensors may take, and runs of the model at least and most.
 RANKING_WORK = 1e11
 LEAST_RUNS, MOST_RUNS = 40, 120
@@ -113,7 +115,8 @@ class Islands:
         every = [s.switch for s in board.sites]
         state = State(start.nodes, board.error(every, start.nodes), sum(work[n] for n in start.nodes - free))
         ranked: list[tuple[Site, float]] = []
-        if state.error > self.enough:
+        room = (self.extended if state.error > self.broken else self.budget) * total
+        if state.error > self.enough and state.used < FULL * room:
             by_switch = {s.switch: s for s in board.sites}
             runs = int(
                 min(max(RANKING_WORK / (total * min(RANKED, len(board.feeds))), LEAST_RUNS), MOST_RUNS)

@@ -282,6 +282,6 @@ def distances(source: ir.Model, others: Sequence[ir.Model], feeds: Sequence[Feed
     for other in others:
         with Reference(other) as reference:
             made = [reference.run(f, names) for f in feeds]
-        shares = [sum(lost(m[n], w[n], whole[n]) for m, w in zip(made, wanted, strict=True)) for n in names]
+        shares = [sum(lost(m[n], w[n]) for m, w in zip(made, wanted, strict=True)) / whole[n] for n in names]
         result.append(sum(shares) / max(len(shares), 1))
     return result

@@ -25,8 +25,6 @@ Array = np.ndarray[Any, Any]
 # The name of the input with the switches, and samples that sites are ranked by.
 SWITCHES = "switches~~"
 RANKED = 8
-# A table has so many columns at most and rows at least; columns count as if they varied by this share of the largest.
-COLUMNS, ROWS, FLOOR = 128, 256, 0.02
 # Activations that kernels fuse.
 FUSED = ("Relu", "Clip")
 # Operators that hand on elements of one input: quantized or not, they are what their input is.
@@ -212,7 +210,7 @@ class Switchboard:
         for i in [k * len(self.feeds) // count for k in range(count)]:
             made = self._reference.run({**self.feeds[i], **(switches if self.edges else {})}, list(total))
             for name in total:
-                total[name] += lost(made[name], self._wanted[i][name], self._power[name])
+                total[name] += lost(made[name], self._wanted[i][name]) / self._power[name]
         self.runs += 1
         share = len(self.feeds) / count
         return {name: share * total[name] for name in total}
@@ -247,27 +245,16 @@ class Switchboard:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def power(samples: Sequence[Array]) -> Array:
-    """What errors of an output are a share of: its summed variance over `samples`. Columns of a table (boxes and scores
-    of a detector, classes of a picture) hold different quantities: there, of each column, none taken for much smaller
-    than the largest."""
-    first = samples[0]
-    rows = first.size * len(samples) // max(first.shape[-1], 1) if first.ndim else 0
-    if first.ndim >= 3 and 1 < first.shape[-1] <= COLUMNS and rows >= ROWS:
-        table = np.concatenate([s.reshape(-1, s.shape[-1]) for s in samples]).astype(np.float64)
-        found = ((table - table.mean(0)) ** 2).sum(0)
-        if found.any():
-            return np.asarray(np.maximum(found, FLOOR * found.max()) * len(found))
+def power(samples: Sequence[Array]) -> float:
+    """What errors of an output are a share of: its summed variance over `samples`, or its summed square where it is
+    constant."""
     flat = np.concatenate([s.reshape(-1) for s in samples]).astype(np.float64)
-    return np.asarray(float(((flat - flat.mean()) ** 2).sum()) or float((flat**2).sum()) or 1.0)
+    return float(((flat - flat.mean()) ** 2).sum()) or float((flat**2).sum()) or 1.0
 
 
-def lost(made: Array, wanted: Array, whole: Array) -> float:
-    """The squared error of one sample as a share of `whole`, what `power` gave."""
-    gap = (made.astype(np.float64) - wanted) ** 2
-    if whole.ndim:
-        return float((gap.reshape(-1, len(whole)).sum(0) / whole).sum())
-    return float(gap.sum() / whole)
+def lost(made: Array, wanted: Array) -> float:
+    """The squared error of one sample."""
+    return float(((made.astype(np.float64) - wanted) ** 2).sum())
 
 
 def _makers(value: ir.Value) -> list[ir.Node]:

@@ -15,7 +15,7 @@ from tapeout.compiler.ir.load import from_proto, load
 from tapeout.compiler.target import Request
 from tapeout.passes.quantization.islands import Islands, masks, normalizations, tail
 from tapeout.passes.quantization.refined import Refined, distances, held_out, with_floats
-from tapeout.passes.quantization.sensitivity import Switchboard, lost, power
+from tapeout.passes.quantization.sensitivity import Switchboard
 from tapeout.passes.quantization.smoothquant import SmoothQuant
 from tapeout.targets.tflite import TARGET
 from tests.asset_samples import samples
@@ -87,21 +87,6 @@ def test_switches_tell_what_each_tensor_adds(small: tuple[ir.Model, Refined]) ->
     worst = next(iter(alone))
     assert set(alone) == set(every) and alone[worst] == pytest.approx(board.error([worst]), rel=1e-6)
     assert board.error([s for s in every if s != worst]) < board.error(every)
-
-
-def test_errors_are_shares_of_columns_where_an_output_is_a_table() -> None:
-    rng = np.random.default_rng(3)
-    sizes = np.array([10, 1, 1e-6])
-    wanted = [rng.standard_normal((1, 400, 3)) * sizes for _ in range(2)]
-    noise = [rng.standard_normal((1, 400, 3)) * sizes / 10 for _ in range(2)]
-    whole = power(wanted)
-    share = sum(lost(w + n, w, whole) for w, n in zip(wanted, noise, strict=True))
-    # Columns at less than a fiftieth of the largest's variance count as if they varied so much.
-    assert share == pytest.approx(0.01 * (1 + 0.01 / 0.02) / 3, rel=0.2)
-    flat = [w.reshape(1, -1) for w in wanted]
-    assert power(flat).ndim == 0 and lost(flat[0] + 1, flat[0], power(flat)) == pytest.approx(
-        1200 / power(flat), rel=1e-6
-    )
 
 
 def test_samples_that_judge_are_not_those_fitted_on() -> None:
