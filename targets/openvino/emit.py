@@ -15,7 +15,7 @@ from tapeout.compiler.ir.save import LARGEST, save
 from tapeout.compiler.states import states
 from tapeout.sdk import Request
 from tapeout.sdk import graph as g
-from tapeout.targets.openvino.functions import turned, written_out
+from tapeout.targets.openvino.functions import centred, turned, unsigned, written_out
 from tapeout.targets.openvino.mend import BIASED, UNBIASED, bodies, mend, readable
 from tapeout.targets.openvino.moved import carry
 from tapeout.targets.openvino.preparation import embed, preparations
@@ -66,6 +66,8 @@ def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
     if size < LARGEST // 2:
         proto = outlined(model, weights)
         carry(proto.graph)
+        centred(proto.graph)
+        unsigned(proto.graph)
         readable(proto.graph, kernel_ranks(model))
         made = core().read_model(proto.SerializeToString(), b"")
     else:
@@ -73,6 +75,8 @@ def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
         save(model, place)
         proto = onnx.load(place, load_external_data=False)
         carry(proto.graph)
+        centred(proto.graph)
+        unsigned(proto.graph)
         readable(proto.graph, kernel_ranks(model))
         place.write_bytes(proto.SerializeToString())
         made, weights = core().read_model(place), {}

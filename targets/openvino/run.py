@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tapeout.sdk import InternalError, InvalidModelError, Port, Request, TapeoutError, UsageError
+from tapeout.targets.openvino.functions import UNSIGNED
 from tapeout.targets.openvino.preparation import without
 from tapeout.targets.openvino.promises import keep
 from tapeout.targets.openvino.runtime import core, openvino, version
@@ -76,7 +77,7 @@ class OpenVINO:
         shown: dict[str, int] = {}
         for op in _computing(model):
             for port in op.outputs():
-                for name in sorted(port.get_names() & wanted):
+                for name in sorted({n.removesuffix(UNSIGNED) for n in port.get_names()} & wanted):
                     if name not in shown:
                         model.add_outputs(port)
                         shown[name] = next(
@@ -84,7 +85,13 @@ class OpenVINO:
                         )
         request = self._compiled(model).create_infer_request()
         self._infer(request, model, inputs)
-        return {name: _read(request.get_output_tensor(index)) for name, index in shown.items()}
+        found = {name: _read(request.get_output_tensor(index)) for name, index in shown.items()}
+        signed = {
+            n
+            for n, i in shown.items()
+            if n + UNSIGNED in model.outputs[i].get_node().input_value(0).get_names()
+        }
+        return {n: (a.astype(np.int16) - 128).astype(np.int8) if n in signed else a for n, a in found.items()}
 
     def ports(self) -> tuple[list[Port], list[Port]]:
         """Inputs and outputs as the file states them."""
@@ -93,7 +100,7 @@ class OpenVINO:
     def names(self) -> list[str]:
         """The names of the tensors that operators of the main graph compute, in order."""
         found = [n for op in _computing(self._model) for o in op.outputs() for n in sorted(o.get_names())]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(name.removesuffix(UNSIGNED) for name in found))
 
     @property
     def quantized(self) -> bool:

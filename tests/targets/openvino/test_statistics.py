@@ -57,3 +57,5 @@ def test_one_file_of_statistics_for_two_targets(tmp_path: Path) -> None:
     ports = [(p["name"], p["type"], p["shape"]) for p in (*found["inputs"], *found["outputs"])]
     assert ports == [("x", "f32", [1, 3, 12, 12]), ("y", "f32", [1, 10])]
     assert {w["type"] for w in found["low_bit"]} == {"i8"} and not any(w["widened"] for w in found["low_bit"])
+    products = [x for x in found["layers"] if x["kind"] in ("Convolution", "FullyConnected")]
+    assert [p["precision"] for p in products] == ["u8"] * 3, "activations that are signed are slow"
