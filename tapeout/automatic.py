@@ -48,6 +48,8 @@ OBJECTIVES = ("size", "latency")
 DROP = 0.01
 # Constants of fewer bytes in float32 are not worth a choice.
 WORTH = 4096
+# What decides between choices of the same size: less than a byte.
+FINER = 0.01
 # Runs of a whole model that its time is the median of.
 TIMED = 5
 # By how much the bound of the knapsack moves between two checks.
@@ -146,7 +148,11 @@ class Search:
         }  # fmt: skip
 
         def cost(i: int, scheme: str, size: int) -> float:
-            return times[scheme] * groups[i].macs / macs if times else float(size)
+            if times:
+                return times[scheme] * groups[i].macs / macs
+            known = STATIC.get(scheme)
+            width = 32 if known is None or known.act is None else known.act.bitwidth
+            return size + FINER * width * groups[i].macs / macs  # of the same bytes, the narrower activations
 
         options: dict[int, dict[str, Option]] = {i: {} for i in sorted(worth)}
         if floats:
