@@ -55,6 +55,9 @@ class Case:
     rate: float = 1.0
     steps: int = 0
     origin: str = ""  # what it was made from: the row, the bound
+    stored: bool = (
+        False  # the row that takes it is for stored integers, not for reals between two conversions
+    )
 
 
 @dataclass(frozen=True)

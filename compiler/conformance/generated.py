@@ -152,6 +152,7 @@ class Generator:
             quanta=None if bound is None else bound.quanta,
             rate=1.0 if bound is None else bound.rate,
             origin=taken.where,
+            stored=coded,
         )
 
     # --- outside ----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from tapeout.compiler.errors import (
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from tapeout.compiler.declaration import Refusal
+    from tapeout.compiler.declaration import Refusal, Row
     from tapeout.compiler.target import Request, Target
 
 # A target by its name, or what makes it (in the worker: it must be importable there).
@@ -45,6 +45,7 @@ Source = str | Callable[[], "Target"]
 Result = tuple[str, str, tuple[str, ...]]  # status, reason, runtimes
 Progress = Callable[[int, int, Outcome], None]
 
+NODE = "case"  # the node that a generated case is about
 HUNG = "no answer within"
 # A level is given up where so many cases in a row crash, or so many hang.
 DEAD, HANGS = 40, 3
@@ -103,9 +104,12 @@ def _run(case: Case, target: Target, path: Path) -> Result:
     request = request_of(case, target)
     try:
         model = opened(case, target, request)
-        refused = target.declaration(request.device).accept(model).refused
-        if refused:
-            return "refused", line(SEPARATOR.join(dict.fromkeys(str(r) for r in refused))), ()
+        acceptance = target.declaration(request.device).accept(model)
+        if acceptance.refused:
+            reasons = dict.fromkeys(str(r) for r in acceptance.refused)
+            return "refused", line(SEPARATOR.join(reasons)), ()
+        if case.stored and not any(in_integers(r) for n, r in acceptance.placed if n.name == NODE):
+            return "refused", "taken in real numbers between conversions, not in integers", ()
         write(target, model, path, request)
     except (UnsupportedError, InvalidModelError, ResourceError, UsageError) as error:
         return "refused", line(error.message), ()
@@ -125,6 +129,11 @@ def _run(case: Case, target: Target, path: Path) -> Result:
     except Exception as error:
         return "does-not-run", f"{type(error).__name__}: {line(str(error))}", tuple(runtimes)
     return "pass", "", tuple(runtimes)
+
+
+def in_integers(row: Row) -> bool:
+    """Whether a row names the types in which its tensors are stored."""
+    return any(rule.dtypes for rule in row.ports.values())
 
 
 def _twice(case: Case, runner: Any) -> str | None:

@@ -274,7 +274,7 @@ def resize(w: Wish, op: str) -> Draft:
 
 def matmul(w: Wish, op: str) -> Draft:
     """MatMul of stacks of matrices."""
-    left, right = w.rank("A", low=2, high=5), w.rank("B", low=2, high=5)
+    left, right = w.rank("A", low=1, high=5), w.rank("B", low=1, high=5)
     m, k, n = (
         w.number(names, (2, 3, 4, 1, 5), low=1)
         for names in (("A.dim.-2",), ("A.dim.-1", "B.dim.-2"), ("B.dim.-1",))
@@ -284,7 +284,8 @@ def matmul(w: Wish, op: str) -> Draft:
     _bounded(*heads[0], m, k)
     _bounded(*heads[1], k, n)
     rng, dtype = w.draws.rng, w.dtype("T")
-    a, b = data(rng, [*heads[0], m, k], dtype), data(rng, [*heads[1], k, n], dtype)
+    a = data(rng, [*heads[0], m, k] if left > 1 else [k], dtype)
+    b = data(rng, [*heads[1], k, n] if right > 1 else [k], dtype)
     made = Draft(op, [free(w, Operand(a)), Operand(b)])
     constant = w.row is not None and any(r.role in ("weight", "const") for r in w.row.ports.values())
     return made.constant(1) if constant or w.flip(3) else made
@@ -292,7 +293,7 @@ def matmul(w: Wish, op: str) -> Draft:
 
 def fully_connected(w: Wish, op: str) -> Draft:
     """FullyConnected(X [..., I], W [O, I], B [O])"""
-    rank = w.rank("X", low=2, high=5)
+    rank = w.rank("X", low=1, high=5)
     inner, outer = (
         w.number("W.dim.1", (4, 3, 8, 1, 5, 16, 32), low=1, high=256),
         w.number("W.dim.0", (3, 2, 5, 1, 8), low=1, high=256),
