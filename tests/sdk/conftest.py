@@ -1,0 +1,3 @@
+"""The command line in-process, as the tests of it have it."""
+
+from tests.cli.conftest import cli as cli
