@@ -1,6 +1,7 @@
 """Islands of floating-point in an integer graph: which nodes, by what their quantization costs at the outputs.
 
-What stands behind the last products is real from the start, and so are masks and normalizations where that helps.
+What stands behind the last products is real from the start, these products too where they are small, and so are
+masks and normalizations where that helps.
 Then tensors are taken in the order of the error that each adds by itself (`sensitivity.py`). A tensor stays real when
 every node that makes or reads it does, so these nodes join the islands, as long as the multiply-accumulates there
 stay within a budget. A front end that computes a spectrum is outside of the budget, and so is one island that
@@ -19,7 +20,7 @@ import onnx_ir as ir
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import LAST, operations
 from tapeout.passes.quantization.placement import PRODUCTS
-from tapeout.passes.quantization.sensitivity import RANKED, Site, Switchboard
+from tapeout.passes.quantization.sensitivity import FUSED, RANKED, Site, Switchboard
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +40,8 @@ NORMALIZING = frozenset({"ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Reciprocal"
 EACH = 3
 # Of so many tensors each is measured by itself.
 FEW = 40
+# Products before the outputs are real where each takes no more of all multiply-accumulates, and all of them no more.
+SMALL, ALL_SMALL = 0.003, 0.01
 # A budget of which this share is used is not worth another ranking.
 FULL = 0.9
 # Multiply-accumulates that ranking tensors may take, and runs of the model at least and most.
@@ -96,7 +99,7 @@ class Islands:
         source = board.source
         every = [s.switch for s in board.sites]
         before = board.error(every)
-        inside = tail(source)
+        inside = last(source)
         error = board.error(every, inside) if inside else before
         for more, least in ((spectral(source), 0.5), (masks(source), 0.85), (normalizations(source), 0.85)):
             if more - inside and error > self.enough:
@@ -187,9 +190,29 @@ def tail(model: ir.Model) -> frozenset[str]:
         follows = any(u.node in before or _works(u.node) for v in node.outputs for u in v.uses())
         if follows:
             before.add(node)
-        elif not _works(node):
+        elif not _works(node) and not _along(node):
             found[node.name or ""] = None
     return frozenset(found)
+
+
+def _along(node: ir.Node) -> bool:
+    """Whether the kernel of a product computes `node` along."""
+    made = node.inputs[0].producer() if node.op_type in FUSED and node.inputs[0] is not None else None
+    return made is not None and _works(made)
+
+
+def last(model: ir.Model) -> frozenset[str]:
+    """`tail`, and the products right before it where they take next to nothing: what they make is then not rounded."""
+    behind = tail(model)
+    work = {n.name or "": multiplications(n) for n in model.graph}
+    total = sum(work.values())
+    found: list[str] = []
+    for node in model.graph:
+        share = work[node.name or ""]
+        readers = [u.node.name or "" for u in node.outputs[0].uses()] if share else ["none"]
+        if share <= SMALL * total and all(r in behind for r in readers):
+            found.append(node.name or "")
+    return behind | frozenset(found if sum(work[n] for n in found) <= ALL_SMALL * total else ())
 
 
 def _works(node: ir.Node) -> bool:

@@ -52,12 +52,13 @@ BETTER = 0.9
 
 # Multiply-accumulates that one measurement of the outputs may take, and the samples that it uses at least and most.
 WORK = 1.5e9
-FEWEST, MOST = 3, 32
+FEWEST, MOST = 6, 32
 # What the refinement of a model may take, in operations of `effort`: beyond it ranges alone are refined.
 MOST_WORK = 6e11
 # A model whose outputs lose no more of their variance by plain quantization is left at that: 36 dB with 8-bit
 # activations, 56 dB with wider ones.
 FINE = (2.5e-4, 2.5e-6)
+FIRST = 3  # samples that say so
 # Fitted codes must leave this share of the error at most, on one sample in so many that they were not fitted on, where
 # there are so many of these.
 FITS, APART, LEAST_APART = 0.95, 5, 3
@@ -100,7 +101,7 @@ class Refined:
         trial = model.clone()
         quantize(trial)
         fine = FINE[self._bits() > 8]
-        if self.most is not None and distances(source, (trial,), few[:FEWEST])[0] <= fine:
+        if self.most is not None and distances(source, (trial,), few[:FIRST])[0] <= fine:
             self.notes["fine"] = True
             behind = tail(model) if self.islands is not None else ()
             changes = with_floats(quantize, behind)(model)
@@ -225,7 +226,7 @@ def held_out(feeds: Sequence[Feed], count: int) -> tuple[list[Feed], list[Feed]]
     if len(feeds) < LEAST_APART * APART:
         return list(feeds), spread(feeds, count)
     apart = [f for i, f in enumerate(feeds) if i % APART == APART - 1]
-    return [f for i, f in enumerate(feeds) if i % APART != APART - 1], spread(apart, max(count, 2 * FEWEST))
+    return [f for i, f in enumerate(feeds) if i % APART != APART - 1], spread(apart, max(count, FEWEST))
 
 
 def with_floats(quantize: Quantize, nodes: Iterable[str]) -> Quantize:

@@ -220,7 +220,13 @@ class Switchboard:
         found = self.errors(on, inside, samples)
         return sum(found.values()) / max(len(found), 1)
 
-    def alone(self, inside: Collection[str] = (), share: float = 0.01, limit: int = 120) -> dict[str, float]:
+    def alone(
+        self,
+        inside: Collection[str] = (),
+        share: float = 0.01,
+        limit: int = 120,
+        samples: int = RANKED,
+    ) -> dict[str, float]:
         """What each site adds by itself beside nodes that are `inside`, the worst first.
 
         Sites are measured together, in halves of halves, and only groups that add more than `share` of what all
@@ -229,7 +235,7 @@ class Switchboard:
         found: dict[str, float] = {}
         live = {e.site for e in self.edges if not _within(e, inside)}
         every = [s.switch for s in self.sites if s.switch in live]
-        whole = self.error(every, inside, RANKED)
+        whole = self.error(every, inside, samples)
         queue = [(whole, every)] if every else []
         runs = 0
         while queue:
@@ -240,7 +246,7 @@ class Switchboard:
                 continue
             half = len(group) // 2
             for part in (group[:half], group[half:]):
-                queue.append((self.error(part, inside, RANKED), part))
+                queue.append((self.error(part, inside, samples), part))
                 runs += 1
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 

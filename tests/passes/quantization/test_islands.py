@@ -13,7 +13,7 @@ from tapeout.compiler import pipeline
 from tapeout.compiler.calibration import Calibration
 from tapeout.compiler.ir.load import from_proto, load
 from tapeout.compiler.target import Request
-from tapeout.passes.quantization.islands import Islands, masks, normalizations, tail
+from tapeout.passes.quantization.islands import Islands, last, masks, normalizations, tail
 from tapeout.passes.quantization.refined import Refined, distances, held_out, with_floats
 from tapeout.passes.quantization.sensitivity import Switchboard
 from tapeout.passes.quantization.smoothquant import SmoothQuant
@@ -64,6 +64,15 @@ def test_regions(small: tuple[ir.Model, Refined]) -> None:
     inside = [n.op_type for n in model.graph if n.name in normal]
     assert inside.count("ReduceMean") == 4 and inside.count("Sqrt") == 2 and "FullyConnected" not in inside
     assert masks(model) == frozenset()
+
+
+def test_small_products_before_outputs_are_real() -> None:
+    n = Net(7)
+    y = n("Relu", n.conv("x", 3, 32, 3))
+    boxes, scores = n.conv(n("Relu", n.conv(y, 32, 32)), 32, 1, 1), n("Relu", n.conv(y, 32, 24))
+    model = from_proto(n.model({"x": (F, [1, 3, 8, 8])}, n("Exp", boxes), n("Sigmoid", scores)))
+    found = [node.op_type for node in model.graph if node.name in last(model)]
+    assert sorted(found) == ["Conv", "Exp", "Sigmoid"]
 
 
 def test_switches_tell_what_each_tensor_adds(small: tuple[ir.Model, Refined]) -> None:
