@@ -167,6 +167,7 @@ _BY_FOLDER = _CHANGES.keys() - {
 def _watch() -> None:
     """Look at every file that is opened or changed; the hook stays until the process ends."""
     global _watching
+    tempfile.gettempdir()  # found by writing files under a lock that the hook would wait for
     if _watching:
         return
     _watching = True

@@ -322,3 +322,11 @@ def test_a_row_for_a_function_that_is_not_there(plugin: Install, tmp_path: Path)
     )
     error = refused("acme", tmp_path)
     assert "unknown function 'acme::BiasTan'" in error.message and "acme::BiasTanh" in str(error.hint)
+
+
+def test_the_first_temporary_folder_of_a_process_may_be_a_plugins() -> None:
+    code = (
+        "import tempfile; from tapeout.compiler.containment import contained\n"
+        "with contained('x', 'y', 5): tempfile.TemporaryDirectory().cleanup()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
