@@ -102,7 +102,8 @@ def standard_passes(
     channels_last: bool = False,
 ) -> tuple[Pass, ...]:
     """The road that serves most targets: canonical, fused, written out in what `rows` take, then `legalize`,
-    measured and quantized where the scheme is a static one, named patterns outlined.
+    measured and quantized where the scheme is a static one, named patterns outlined. Where a row takes
+    `tapeout::FullyConnected`, products by constant matrices become calls of it, their bias with them.
 
     `keep` names operators besides those of rows that are left whole for `legalize`; with `channels_last` the
     graph is NHWC, its windows calls of `tapeout::ConvNHWC` and its like. Weight-only schemes are the target's own.
@@ -121,6 +122,11 @@ def standard_passes(
     inside = {n.op_type for f in rows.functions.values() for n in f}
     whole |= inside  # what a pattern is made of is looked for, not written out
     whole |= {op for op in LAYOUT if f"tapeout::{op}NHWC" in taken} if channels_last else set()
+    products: tuple[Pass, ...] = ()
+    if f"{DOMAIN}::FullyConnected" in taken:
+        from tapeout.passes.layout.fully_connected import FullyConnected
+
+        whole, products = whole | {"Gemm"}, (FullyConnected(),)
     static, calibration = STATIC.get(request.scheme), request.calibration
     arithmetic = Rewrite("quantization as arithmetic", tuple(QUANTIZED))
     arriving: tuple[Pass, ...] = (ARRIVING,) if static else (arithmetic,)
@@ -135,7 +141,7 @@ def standard_passes(
             measured = (Calibrate(calibration),)
     return (
         *CANONICALIZE, *FUSION, Decompose(frozenset(whole)), *CANONICALIZE,
-        *arriving, *legalize, *measured,
+        *arriving, *legalize, *products, *measured,
         *((ChannelsLast(),) if channels_last else ()),
         Outline(rows), *CANONICALIZE, *quantized,
     )  # fmt: skip
