@@ -241,9 +241,9 @@ def shift_bias(model: ir.Model, node: ir.Node, shift: Array) -> None:
         return
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     graph = model.graph
-    real = g.constant(bias)
-    if bias is not None and real is not None:
-        moved = (real.astype(np.float64) + shift).astype(real.dtype)
+    numbers = g.constant(bias)
+    if bias is not None and numbers is not None:
+        moved = (numbers.astype(np.float64) + shift).astype(numbers.dtype)
         node.replace_input_with(2, g.add_constant(graph, moved, bias.name or "bias"))
         return
     if bias is not None:
