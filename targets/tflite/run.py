@@ -57,7 +57,10 @@ class LiteRT:
         """The outputs for `inputs`, both keyed by the source's names. A file that keeps states has them from the
         run before; see `reset`."""
         self._invoke(self._interpreter, inputs)
-        return {name: _read(self._interpreter, index) for name, index in self.outputs.items()}
+        try:
+            return {name: _read(self._interpreter, index) for name, index in self.outputs.items()}
+        except (ValueError, RuntimeError) as error:  # a damaged file: an output that nothing computes
+            raise self._failure("does not run", error) from error
 
     def reset(self) -> None:
         """Set the states that the file keeps to what they begin with."""
@@ -138,6 +141,9 @@ class LiteRT:
         for name, index in self.inputs.items():
             if name not in inputs:
                 raise UsageError(f"input '{name}' is missing; given: {', '.join(inputs) or 'none'}")
+            if index not in details:
+                error = ValueError(f"its signature calls tensor {index} the input '{name}', which is none")
+                raise self._failure("does not load", error)
             array, detail = np.ascontiguousarray(inputs[name]).reshape(np.shape(inputs[name])), details[index]
             if array.dtype != detail["dtype"]:
                 raise UsageError(

@@ -334,6 +334,9 @@ def reduce(w: Wish, op: str) -> Draft:
     dtype = w.dtype("T", ("data",))
     kind = "positive" if op in ("ReduceLogSum", "ReduceL2") else "plain"
     x = data(w.draws.rng, dims, dtype, kind)
+    if op == "ReduceProd" and x.dtype.kind in "iu" and x.size:  # no product beyond what 8 bits hold
+        x = np.sign(x) if x.dtype.kind == "i" else np.ones_like(x)
+        x.reshape(-1)[0] = 3
     axes = [i for i in range(rank) if w.flip()]
     attributes = {"keepdims": w.value("attr.keepdims", (1, 0))}
     if not axes or w.flip(6):
