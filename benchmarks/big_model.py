@@ -34,13 +34,15 @@ np.save(sys.argv[3], i.get_tensor(i.get_output_details()[0]["index"]))
 
 
 def measured(command: list[str]) -> dict[str, Any]:
-    """Seconds, the largest resident set in megabytes, and the exit code of one process."""
+    """Seconds on the clock and of the processor, the largest resident set in megabytes, and the exit code of one
+    process."""
     start = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return {
         "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_mb": round(usage.ru_maxrss / 1024),
         "exit_code": process.returncode,
     }

@@ -9,8 +9,9 @@ layers lost; samples that none of them has seen decide, and plain rounding stays
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,8 +22,11 @@ from tapeout.compiler.calibration import Calibration
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.rewriting import Changes
 from tapeout.passes.quantization.codes import COARSE, SHRINKS, Grid, codes, packed, real, storable
-from tapeout.passes.quantization.gptq import inverse_factor, truncated
+from tapeout.passes.quantization.gptq import truncated
+from tapeout.passes.quantization.islands import spectral
+from tapeout.passes.quantization.moments import DAMP, Moments, Rows
 from tapeout.passes.quantization.products import Product
+from tapeout.passes.quantization.refined import distances
 from tapeout.passes.quantization.walk import Walk
 from tapeout.passes.quantization.weights import BITS, StoreWeights, place_of
 
@@ -35,13 +39,15 @@ SAMPLES = 256
 HELD_OUT = 5
 # Samples that run together where the model's batch is free.
 JOINED = 16
+# With so many bits plain rounding loses next to nothing: there is nothing to fit.
+FINE = 8
 # Products with more inputs are left as they are.
 WIDEST = 8192
 # Inputs are rounded to so many steps of their largest magnitude: sums of their products are then exact in float64,
 # in whatever order a machine adds them.
 STEPS = 2**13
-# What is added to the diagonal, of its mean: a weight of blocks that a few hundred rows chose is held to itself.
-DAMP = 0.1
+# Samples that whole models are judged by.
+JUDGING = 8
 # How often codes are gone through once more.
 SWEEPS = 2
 # Ways to choose codes: plain, with the bias made good, by GPTQ, and by GPTQ of what undoes earlier losses.
@@ -62,45 +68,9 @@ class Stored(NamedTuple):
     weight: Array
 
 
-class Moments(NamedTuple):
-    """What rows of inputs say: their means, second moments [K, K], the gap to the float model's, the order in which
-    inputs are rounded and the factor of the inverse in it."""
-
-    mean_wanted: Array
-    mean: Array
-    hessian: Array
-    cross: Array
-    order: Array
-    upper: Array | None
-
-    @classmethod
-    def of(cls, wanted: Array, inputs: Array) -> Moments:
-        mean_wanted, mean = wanted.mean(0), inputs.mean(0)
-        centred = inputs - np.rint(mean)
-        hessian = centred.T @ centred
-        cross = (wanted - np.rint(mean_wanted) - centred).T @ centred
-        return cls(mean_wanted, mean, hessian, cross, *factor(hessian))
-
-
-class Rows(NamedTuple):
-    """What one group of a product reads: rows [R, K] in integers, as the float model has them and as this one makes
-    them, those that are held out; the moments of the others, and of all."""
-
-    wanted_out: Array
-    inputs_out: Array
-    seen: Moments
-    all: Moments
-
-    @classmethod
-    def of(cls, wanted: Array, inputs: Array, out: Array) -> Rows:
-        seen = Moments.of(wanted[~out], inputs[~out])
-        return cls(wanted[out], inputs[out], seen, Moments.of(wanted, inputs))
-
-
-@dataclass
-class Fitted:
+class Fitted(NamedTuple):
     """What became of one product: its error on held-out rows as a share of its output's variance, by plain
-    rounding and afterwards; the candidate that was taken."""
+    rounding and by the way that was taken; that way."""
 
     node: str
     before: float
@@ -120,9 +90,15 @@ class FitWeights:
     def __call__(self, model: ir.Model) -> Changes:
         source = model.clone()
         done = self.store(model)
+        plain = model.clone()
         feeds = list(itertools.islice(self.calibration.feeds(), SAMPLES))
-        fit = Fit(source, model, together(model, feeds))
+        fit = Fit(source, model, together(model, feeds), spectral(source))
         fit.run()
+        if not fit.found:
+            return done
+        before, after = distances(source, (plain, model), feeds[:: max(1, -(-len(feeds) // JUDGING))])
+        if after > before:
+            fit.undo()
         model.meta["tapeout.fitted"] = fit.found
         return done
 
@@ -145,7 +121,9 @@ class Fit:
     source: ir.Model
     model: ir.Model
     feeds: Sequence[Mapping[str, Array]]
+    left: frozenset[str] = frozenset()  # nodes that keep plain rounding
     found: list[Fitted] = field(default_factory=list)
+    _undo: list[Callable[[], None]] = field(default_factory=list)
     _same: tuple[Any, Any] | None = None
 
     def run(self) -> None:
@@ -153,7 +131,7 @@ class Fit:
         wanted, made = Walk(self.source, self.feeds), Walk(self.model, self.feeds)
         for node in list(self.model.graph):
             other = theirs.get(node.name)
-            if other is None:
+            if other is None or node.name in self.left:
                 continue
             held = stored(node, other)
             if held is None:
@@ -162,6 +140,12 @@ class Fit:
             made.until(node)
             assert other.inputs[0] is not None and node.inputs[0] is not None
             self._fit(held, other.inputs[0], node.inputs[0], (wanted, made))
+
+    def undo(self) -> None:
+        """Take back all that was changed."""
+        for step in self._undo:
+            step()
+        self.found = [f._replace(after=f.before, how="rounding") for f in self.found]
 
     def _fit(self, held: Stored, wanted: ir.Value, made: ir.Value, walks: tuple[Walk, Walk]) -> None:
         product, shape = held.product, held.weight.shape
@@ -187,6 +171,7 @@ class Fit:
             return
         array = np.concatenate(new).reshape(shape).astype(np.int8)
         scale = np.concatenate(scales).reshape(g.static_dims(held.scale) or ()).astype(np.float32)
+        self._undo.append(functools.partial(_restore, held, held.codes.const_value, held.scale.const_value))
         held.codes.const_value = _named(packed(array, held.grid.dtype), held.codes.name)
         held.scale.const_value = ir.tensor(scale, name=held.scale.name)
         self._move(product.node, np.concatenate(shift))
@@ -213,6 +198,7 @@ class Fit:
         if bias is None or array is None or not shift.any():
             return
         moved = (array.astype(np.float64) + shift).astype(np.float32)
+        self._undo.append(functools.partial(node.replace_input_with, 2, bias))
         node.replace_input_with(2, g.add_constant(self.model.graph, moved, bias.name or "bias"))
 
 
@@ -240,7 +226,8 @@ def stored(node: ir.Node, other: ir.Node) -> Stored | None:
     block = int(g.attribute(dequantize, "block_size", 0))
     bits = int(held.metadata_props.get(BITS, 0))
     product = Product(node, held, scale, groups, plain or node.op_type != "Conv")
-    return Stored(product, held, scale, Grid(held.dtype, bits, block), weight)
+    grid = Grid(held.dtype, bits, block)
+    return Stored(product, held, scale, grid, weight) if grid.width < FINE else None
 
 
 def _floats(value: ir.Value | None) -> Array | None:
@@ -376,17 +363,6 @@ def settled(weight: Array, found: Array, scale: Array, grid: Grid, hessian: Arra
     return np.ascontiguousarray(made.T).astype(np.int8)
 
 
-def factor(hessian: Array) -> tuple[Array, Array | None]:
-    """The order in which inputs are rounded, and the upper U [K, K] with U'U = inverse(H + damping) in that order;
-    None where there is none."""
-    moments = np.array(hessian, np.float64)
-    dead = np.diag(moments) <= 0
-    moments[dead, dead] = 1
-    moments[np.diag_indices(len(moments))] += DAMP * float(np.mean(np.diag(moments)))
-    order = np.argsort(-np.diag(moments), kind="stable")
-    return order, inverse_factor(moments[order][:, order])
-
-
 def gptq(weight: Array, rows: Moments, scale: Array, grid: Grid) -> Array:
     """Codes int8 [O, K] of `weight` [O, K] for what it reads."""
     upper, order = rows.upper, rows.order
@@ -408,6 +384,10 @@ def gptq(weight: Array, rows: Moments, scale: Array, grid: Grid) -> Array:
     result = np.empty(weight.shape, np.int8)
     result[:, order] = made.T
     return result
+
+
+def _restore(held: Stored, codes: ir.TensorProtocol | None, scale: ir.TensorProtocol | None) -> None:
+    held.codes.const_value, held.scale.const_value = codes, scale
 
 
 def _named(tensor: ir.TensorProtocol, name: str | None) -> ir.TensorProtocol:

@@ -5,14 +5,16 @@
     Gather(T, i)   ->  Gather(DequantizeLinear(codes, scale), i)
 
 Each product, and each table that is gathered from, gets the first of the scheme's forms that the declaration has a
-row for. Codes are computed when they are written, one weight at a time; only scales are computed here.
+row for. Two kinds keep 8 bits and real activations: products of a spectral front end, whose errors a logarithm makes
+large where the signal is small, and rows that a scheme's blocks do not divide. Codes are computed when they are
+written, one weight at a time; only scales are computed here.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.compiler.schemes import FLOAT32, WEIGHTS, Scheme
 from tapeout.passes.quantization.codes import Grid, codes, matrix, packed, scales
 from tapeout.passes.quantization.dynamic import NAMES, declare_rounding
+from tapeout.passes.quantization.islands import spectral
 from tapeout.passes.quantization.quantize import widen
 from tapeout.passes.quantization.ranges import source_names
 from tapeout.passes.quantization.report import META
@@ -76,12 +79,18 @@ class Form(NamedTuple):
     rounded: bool
 
 
+# What stands in for a form that would do harm.
+WIDE = Form(Grid(ir.DataType.INT8), False)
+
+
 def forms(scheme: Scheme, size: int, place: Place) -> Iterator[Form]:
     """The ways in which `scheme` may store a weight with `size` inputs to a channel, the best first."""
     assert scheme.weight is not None
     # Nothing can make up for what a table loses: it uses all bits that it takes.
     bits = 0 if place.table else scheme.bits
     kinds = (True, False) if scheme.dynamic else (False, True)
+    if scheme.block and place.blocks and size > scheme.block and size % scheme.block:
+        yield WIDE  # a channel of such a length on one scale would be coarser than what was asked for
     for block in dict.fromkeys((scheme.block, 0)):
         if block and (size % block or not place.blocks):
             continue
@@ -107,12 +116,14 @@ class StoreWeights:
             values = (v for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None)
             self.recipe.check(model.graph, {name for v in values for name in source_names(v)})
         widened = widen(model)
+        front = spectral(model)
         declare_rounding(model)
         store = Store(model, self.declaration, packed=self.packed)
         for node, place in readers(model):
             scheme = self._scheme(node)
             if scheme is not None:
-                store.put(node, place, scheme)
+                wide = node.name in front and self.recipe.scheme_of(node) is None
+                store.put(node, place, scheme, (WIDE,) if wide else ())
         for value, cast in widened.items():
             value.replace_all_uses_with(cast.outputs[0])
         used = {n.op_type for graph in g.graphs(model) for n in graph if n.domain == DOMAIN}
@@ -202,15 +213,16 @@ class Store:
     _rounded: dict[Any, ir.Value] = field(default_factory=dict)
     _total: int | None = None
 
-    def put(self, node: ir.Node, place: Place, scheme: Scheme) -> bool:
-        """Let `node` read codes in the first form that the declaration takes."""
+    def put(self, node: ir.Node, place: Place, scheme: Scheme, rather: Sequence[Form] = ()) -> bool:
+        """Let `node` read codes in the first form that the declaration takes, those of `rather` before the
+        scheme's."""
         weight = node.inputs[place.position]
         assert weight is not None
         shape = g.static_dims(weight)
         assert shape is not None
         size = int(np.prod(shape)) // shape[place.axis]
         reason = "no form of the scheme fits its shape"
-        for form in forms(scheme, size, place):
+        for form in (*rather, *forms(scheme, size, place)):
             refusal = self._try(node, place, weight, form)
             if refusal is None:
                 self.count += 1

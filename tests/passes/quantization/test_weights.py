@@ -14,7 +14,8 @@ from tapeout.compiler.schemes import WEIGHTS
 from tapeout.passes.quantization.codebook import tabulated
 from tapeout.passes.quantization.codes import Grid, codes, packed, real, scales, storable, unpacked
 from tapeout.passes.quantization.logarithmic import nearest_power, powers_of_two
-from tapeout.passes.quantization.weight_gptq import Rows, solve
+from tapeout.passes.quantization.moments import Moments, Rows, Sums
+from tapeout.passes.quantization.weight_gptq import solve
 
 D = ir.DataType
 Array = np.ndarray[Any, Any]
@@ -96,3 +97,42 @@ def test_gptq_is_better_on_rows_that_it_has_not_seen(grid: Grid) -> None:
     best = solve(weight, grid, Rows.of(rows, made, out))
     assert best.how in ("gptq", "upstream")
     assert best.error < 0.7 * best.before
+
+
+def test_upstream_correction_undoes_what_earlier_layers_lost() -> None:
+    """Inputs that earlier layers have made wrong in a way that the product can undo."""
+    rng = np.random.default_rng(4)
+    wanted = np.rint(rng.standard_normal((1500, 64)) * 400)
+    made = np.rint(wanted @ (np.eye(64) + 0.03 * rng.standard_normal((64, 64))))
+    weight, out = random(24, 64, 7).astype(np.float64), np.arange(1500) % 5 == 2
+    rows = Rows.of(wanted, made, out)
+    best = solve(weight, Grid(D.INT4, 0, 32), rows)
+    assert best.how == "upstream"
+    single = solve(weight, Grid(D.INT4, 0, 32), rows._replace(seen=blind(rows.seen), all=blind(rows.all)))
+    assert single.how == "gptq" and best.error < 0.4 * single.error
+
+
+def blind(moments: Moments) -> Moments:
+    """The same without what earlier layers have lost."""
+    return moments._replace(cross=np.zeros_like(moments.cross))
+
+
+def test_rows_that_are_held_out_stop_what_does_not_hold() -> None:
+    """A handful of rows with errors of their own: what they ask for is wrong for all others."""
+    rng = np.random.default_rng(5)
+    wanted = np.rint(rng.standard_normal((600, 64)) * 400)
+    out = np.arange(600) >= 12
+    made = wanted.copy()
+    made[~out] = np.rint(rng.standard_normal((12, 64)) * 4000)
+    best = solve(random(24, 64, 7).astype(np.float64), Grid(D.INT4, 0, 32), Rows.of(wanted, made, out))
+    assert best.how == "rounding" and best.error == best.before
+
+
+def test_moments_are_those_of_centred_rows() -> None:
+    rng = np.random.default_rng(6)
+    wanted, inputs = (np.rint(rng.standard_normal((200, 8)) * 90 + 31) for _ in range(2))
+    found = Moments.of(Sums.of(wanted[:150], inputs[:150]).plus(Sums.of(wanted[150:], inputs[150:])))
+    x, y = (a - np.rint(a.mean(0)) for a in (inputs, wanted - inputs))
+    assert np.array_equal(found.hessian, x.T @ x / 200)
+    assert np.allclose(found.cross * 200, y.T @ x)
+    assert np.array_equal(found.mean, inputs.mean(0)) and np.array_equal(found.mean_wanted, wanted.mean(0))
