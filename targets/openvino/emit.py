@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,8 +82,18 @@ def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
         place.write_bytes(proto.SerializeToString())
         made, weights = core().read_model(place), {}
     held = filled(made, weights)
+    _called(made, [v.name for v in model.graph.inputs if v.name and (v.uses() or v.is_graph_output())])
     mend(made)
     return made, held
+
+
+def _called(made: Any, inputs: Sequence[str]) -> None:
+    """Call each parameter after its input: one that is an output too has that name alone."""
+    known = {name for p in made.get_parameters() for name in p.output(0).get_names()}
+    missing = [name for name in inputs if name not in known]
+    nameless = [p for p in made.get_parameters() if not p.output(0).get_names().intersection(inputs)]
+    for parameter, name in zip(nameless, missing, strict=False):
+        parameter.output(0).add_names({name})
 
 
 def kernel_ranks(model: ir.Model) -> dict[str, int]:

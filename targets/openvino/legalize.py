@@ -17,14 +17,14 @@ from tapeout.passes.decompose.resizing import ResizeByMatMul
 from tapeout.sdk import DOMAIN, Builder, Changes, Declaration, NodeRule, Refusal, Rewrite, Rule
 from tapeout.sdk import graph as g
 
-INT8, UINT8, INT32, UINT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT32
+INT8, UINT8, INT32, UINT16 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT16
 
 # The plugin's 8-bit arithmetic saturates where ONNX's wraps.
 WRAPPING = Rewrite(
     "wrapping",
     (
         Widen(("Add", "Sub", "Mul"), {INT8: INT32, UINT8: INT32}),
-        Widen(("BitShift",), {UINT8: UINT32}),
+        Widen(("BitShift",), {UINT8: UINT16}),
     ),
 )
 

@@ -40,7 +40,11 @@ def shape_forward(call: Call) -> Any:
 
 @quantity("pool.covered", "windows that begin on the data")
 def pool_covered(call: Call) -> Any:
-    """True where no window of a rounded-up pooling would begin behind the data, which ONNX then leaves out."""
+    """True where no window of a rounded-up pooling would begin behind the data, which ONNX then leaves out, and no
+    padding is computed for dilated windows."""
+    same = call.attribute("auto_pad") in ("SAME_UPPER", "SAME_LOWER")
+    if same and any(d != 1 for d in call.attribute("dilations") or ()):
+        return False
     if not call.attribute("ceil_mode"):
         return True
     shape, kernel = g.dims(call.input(0)), call.attribute("kernel_shape")
