@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.sdk import Call, Quantity, quantity
+from tapeout.sdk import Call, Quantity, quantity, storage
 from tapeout.sdk import graph as g
 
 
@@ -81,4 +81,12 @@ def accumulates(call: Call) -> Any:
     return "first" if _of_product(a) else "second" if _of_product(b) else "none"
 
 
-QUANTITIES: list[Quantity] = [accumulates, resize_whole, shape_forward, pool_covered]
+@quantity("operands.computed", "operands that are both computed")
+def operands_computed(call: Call) -> Any:
+    """True where a product multiplies two tensors that are computed: a constant before the other, or a stack of them,
+    the plugin multiplies in real numbers."""
+    values = [v for v in (call.input(0), call.input(1)) if v is not None]
+    return not any(g.is_constant(v) or g.is_constant(storage(v).value) for v in values)
+
+
+QUANTITIES: list[Quantity] = [operands_computed, accumulates, resize_whole, shape_forward, pool_covered]

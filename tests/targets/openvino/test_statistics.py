@@ -59,3 +59,27 @@ def test_one_file_of_statistics_for_two_targets(tmp_path: Path) -> None:
     assert {w["type"] for w in found["low_bit"]} == {"i8"} and not any(w["widened"] for w in found["low_bit"])
     products = [x for x in found["layers"] if x["kind"] in ("Convolution", "FullyConnected")]
     assert [p["precision"] for p in products] == ["u8"] * 3, "activations that are signed are slow"
+
+
+def test_a_constant_before_what_is_computed_stays_real(tmp_path: Path) -> None:
+    """The plugin would widen its codes."""
+    rng = np.random.default_rng(2)
+    held = [
+        nh.from_array(rng.normal(size=(48, 32)).astype(np.float32), "a"),
+        nh.from_array((rng.normal(size=(32, 32)) / 6).astype(np.float32), "w"),
+    ]
+    nodes = [
+        h.make_node("MatMul", ["x", "w"], ["u"], name="product"),
+        h.make_node("MatMul", ["a", "u"], ["y"], name="left"),
+    ]
+    x, y = (h.make_tensor_value_info(n, T.FLOAT, [1, d, 32]) for n, d in (("x", 32), ("y", 48)))
+    model = h.make_model(
+        h.make_graph(nodes, "g", [x], [y], held), opset_imports=[h.make_opsetid("", 17)], ir_version=9
+    )
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(16, 32, 32)).astype(np.float32))
+    done = tapeout.export(
+        model, "openvino", output=tmp_path / "m.xml", quantize="int8", calibration=tmp_path / "data.npz",
+        options={"refine": "off"},
+    )  # fmt: skip
+    left = {n: entry["reason"] for entry in done.report["quantization"]["left"] for n in entry["nodes"]}
+    assert left == {"left": "openvino needs operands that are both computed"}
