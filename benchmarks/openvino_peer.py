@@ -1,4 +1,4 @@
-"""What benchmarks/openvino_against_nncf.py has NNCF do, in an environment of its own that holds nncf, openvino and numpy.
+"""What benchmarks/openvino_against_nncf.py has NNCF do, in an environment of its own with nncf and openvino.
 
 python benchmarks/openvino_peer.py int8|int4|float MODEL.onnx CALIBRATION.npz OUT.xml
 """

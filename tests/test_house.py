@@ -121,9 +121,7 @@ def test_the_core_knows_no_target() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [
-        str(p.relative_to(ROOT)) for _, p in modules() if not ast.get_docstring(tree(p))
-    ]
+    silent = [str(p.relative_to(ROOT)) for _, p in modules() if not ast.get_docstring(tree(p))]
     assert silent == []
 
 

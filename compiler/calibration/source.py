@@ -61,7 +61,9 @@ class Calibration:
         self._open: Callable[[], Iterable[Feed]] | None = None
         self._checked = False
         self.samples = 0
-        self.stand_in = False  # for data that nobody has given: good for ranges, not for choices by measurement
+        self.stand_in = (
+            False  # for data that nobody has given: good for ranges, not for choices by measurement
+        )
         self.notes: tuple[str, ...] = ()
         self.name = _name(source)
         self.files: list[Path] = []
