@@ -6,7 +6,8 @@ LiteRT, NNCF's AWQ and ONNX Runtime's HQQ on ONNX Runtime, in one run.
 `--peer` (or TAPEOUT_PEER) is a Python with nncf 3.4, openvino, onnx, onnxruntime, onnx-ir and torch, which HQQ needs;
 without it one is made in the temporary folder and the packages are installed there. Every model takes part of which
 products by constant matrices hold a good part of the weights; the others are named with that reason. Only products are
-stored in fewer bits, as the peers leave tables and recurrent weights alone. A peer that does not do a model is named
+stored in fewer bits, as the peers leave tables and recurrent weights alone; spectral front ends keep the 8 bits that
+the scheme gives them. A peer that does not do a model is named
 with its own words. Exits 1 where a peer is better.
 """
 
@@ -68,9 +69,12 @@ def in_single(path: Path, made: Path) -> onnx.ModelProto:
 
 
 def recipe(model: onnx.ModelProto) -> str:
-    """Products alone in fewer bits."""
-    names = json.dumps([n.name.replace("[", "[[]") for n in products(model)])
-    return f'[[rule]]\nscheme = "float32"\n[[rule]]\nnode = {names}\nscheme = "w4g32"\n'
+    """Whatever else than products holds weights stays in floats; empty where nothing does."""
+    held = {t.name for t in model.graph.initializer if len(t.dims) > 1}
+    others = ("Gather", "LSTM", "GRU", "RNN", "Conv", "ConvTranspose")
+    found = [n.name for n in model.graph.node if n.op_type in others and held & set(n.input)]
+    names = json.dumps([n.replace("[", "[[]") for n in found])
+    return f'[[rule]]\nnode = {names}\nscheme = "float32"\n' if found else ""
 
 
 def error(expected: list[Array], found: list[Array]) -> float:
@@ -108,8 +112,9 @@ def measure(assets: Path, name: str, peer: str, folder: Path) -> dict[str, Any]:
         else:
             found[who] = "skipped: " + (reason.read_text() if reason.exists() else log.stderr[-300:])
     rules, made = folder / "recipe.toml", folder / "ours.tflite"
-    rules.write_text(recipe(proto))
-    export(model, "w4g32", calibration, made, "--recipe", str(rules))
+    text = recipe(proto)
+    rules.write_text(text)
+    export(model, "w4g32", calibration, made, *(("--recipe", str(rules)) if text else ()))
     found["tapeout"] = round(error(expected, by_litert(made, feeds)), 5)
     theirs = [found[k] for k in PEERS if isinstance(found[k], float)]
     found["best"] = all(found["tapeout"] <= v for v in theirs)
