@@ -93,8 +93,8 @@ def difference(case: Case, results: Mapping[str, Array]) -> str | None:
             return f"'{name}' has shape {list(found.shape)}, expected {list(wanted.shape)}"
         if case.quanta is not None and wanted.dtype.kind in "iu":
             reason = _in_quanta(name, found, wanted, case)
-        elif case.relative and wanted.dtype.kind == "f":
-            far = relative(wanted, found)
+        elif case.relative and (wanted.dtype.kind == "f" or wanted.dtype.name == "bfloat16"):
+            far = relative(wanted.astype(np.float64), found.astype(np.float64))
             reason = None if far <= case.relative else f"'{name}' is {far:.2e} of its largest magnitude off"
         else:
             reason = _by_element(name, found, wanted, case)

@@ -172,7 +172,7 @@ def _tensor(array: np.ndarray[Any, Any], kind: Any) -> Any:
     ov = openvino()
     if array.dtype.type.__module__ == "numpy":
         return ov.Tensor(array)
-    return ov.Tensor(array.view(np.uint8), ov.Shape(array.shape), kind)
+    return ov.Tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8), ov.Shape(array.shape), kind)
 
 
 def _read(tensor: Any) -> np.ndarray[Any, Any]:
