@@ -34,7 +34,7 @@ def random_model(draw: st.DrawFn) -> ir.Model:
     return imported(
         parse(
             f"agraph (float[2,3] x) => ({', '.join(f'float[2,3] {o}' for o in outputs)}) "
-            f"<float[3] w = {{0.5, -1.0, 2.0}}> {{ {body} }}"
+            f"<float[2,3] w = {{0.5, -1.0, 2.0, 1.5, -0.25, 3.0}}> {{ {body} }}"
         )
     )
 
