@@ -14,6 +14,8 @@ from tests.asset_samples import samples
 from tests.assets import model_path, needs_assets
 from tests.cli.conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 # Each product is exact from some precision on and far from it below: 4 bits, 8 bits, float16.
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -50,9 +50,6 @@ def test_one_command_from_nothing_to_the_first_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Where the check finds the new target, for this test only.
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("tapeout.compiler.target._folders", {})
     assert run(["new-target", "first-light", "--check", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["check"]["ok"] and set(found["check"]["levels"]) == set(LEVELS)

@@ -11,6 +11,8 @@ from tapeout.compiler.ir.load import load
 from tapeout.compiler.ir.save import to_bytes
 from tests.assets import model_names, model_path, needs_assets
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"sequence_length": 16, "batch_size": 2, "sequence": 16}
 
 

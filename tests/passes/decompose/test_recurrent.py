@@ -16,6 +16,8 @@ from tapeout.compiler.ir.load import from_proto
 from tapeout.compiler.ir.save import to_bytes
 from tapeout.passes.decompose.recurrent import Recurrent
 
+pytestmark = pytest.mark.slow
+
 # Float32 rounding of the state, carried over up to 70 steps of values of order one.
 TOLERANCE = 1e-5
 BATCH, INPUT, HIDDEN = 3, 4, 6

@@ -20,6 +20,8 @@ from tapeout.passes.layout.search import solve
 from tapeout.passes.layout.views import size_of
 from tests.passes.layout import graphs
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 
 

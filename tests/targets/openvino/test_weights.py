@@ -28,6 +28,8 @@ from tapeout.targets.openvino.run import EXACT
 from tapeout.targets.openvino.runtime import core
 from tapeout.targets.openvino.weights import restored, withheld
 
+pytestmark = pytest.mark.slow
+
 K, N, G = 64, 96, 32
 LIMITS = {"INT4": (-8, 7), "UINT4": (0, 15), "INT8": (-127, 127), "UINT8": (0, 255)}
 NAMES = {"INT4": "i4", "UINT4": "u4", "INT8": "i8", "UINT8": "u8"}

@@ -7,6 +7,8 @@ import pytest
 
 from tests.targets.tflite.road import agrees, legalized, refusals
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(14)
 RESULT = "=> (int64[K,3] y)"
 

@@ -17,6 +17,8 @@ from tapeout.targets.tflite import TARGET
 from tapeout.targets.tflite.run import RESOLVERS, LiteRT
 from tests.targets.tflite import road
 
+pytestmark = pytest.mark.slow
+
 SCHEMES = [s for s in TARGET.schemes if s == "int8-dynamic" or (s[0] == "w" and s[1].isdigit())]
 
 
