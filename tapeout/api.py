@@ -165,7 +165,7 @@ def export(
             )  # fmt: skip
             prepared = prepare(model, wish)
         samples = None if calibration is None else Samples(calibration, preprocess, cache, jobs)
-        told: dict[str, Any] = {}
+        told: dict[str, Any] = {"source": summary(prepared)}
         asked, taken = wish, samples
         if prune or factorize:
             from tapeout.compressing import compressed, steps
@@ -189,7 +189,7 @@ def export(
             request = with_calibration(request, taken, prepared)
         request = with_borders(request, chosen, prepared.model)
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
-        report: dict[str, Any] = {"schema": REPORT, "source": summary(prepared), **told}
+        report: dict[str, Any] = {"schema": REPORT, **told}
         with clock("passes"):
             manifest = legalized(prepared, chosen, request, asked, report, policy)
             if prune or factorize:

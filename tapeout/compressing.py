@@ -172,8 +172,8 @@ class Comparison:
             return [[reference.run(feed, self.names)[n] for n in self.names] for feed in self.feeds]
 
     def __call__(self, model: ir.Model) -> Mapping[str, float]:
-        """`lost`: share of the outputs' variance; `agreement`: share of samples with the same largest element in
-        the first output."""
+        """`lost`: share of the outputs' variance; `agreement`: share of samples that keep their largest element of
+        the first output, where that is a row of scores."""
         found = self._outputs(model)
         wanted = [np.concatenate([s[i].ravel() for s in self.wanted]) for i in range(len(self.names))]
         ours = [np.concatenate([s[i].ravel() for s in found]) for i in range(len(self.names))]
@@ -181,8 +181,13 @@ class Comparison:
             float(np.mean((a.astype(np.float64) - b) ** 2) / max(float(np.var(b, dtype=np.float64)), 1e-30))
             for a, b in zip(ours, wanted, strict=True)
         ]
-        same = [int(a[0].argmax() == b[0].argmax()) for a, b in zip(found, self.wanted, strict=True) if a]
-        return {"lost": max(lost, default=0.0), "agreement": float(np.mean(same)) if same else 1.0}
+        said = {"lost": max(lost, default=0.0)}
+        if self.names and self.wanted[0][0].ndim == 2 and self.wanted[0][0].shape[1] > 1:
+            kept = [
+                np.mean(a[0].argmax(1) == b[0].argmax(1)) for a, b in zip(found, self.wanted, strict=True)
+            ]
+            said["agreement"] = float(np.mean(kept))
+        return said
 
 
 def lines(told: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -195,10 +200,16 @@ def lines(told: Sequence[Mapping[str, Any]]) -> list[str]:
         if said["weights"] < before["weights"]:
             parts.append(f"{said['weights'] / before['weights']:.1%} of the weights")
         if said["zeros"] / said["weights"] > before["zeros"] / before["weights"]:
-            parts.append(
-                f"{said['zeros'] / said['weights']:.1%} zeros (bytes where they are packed, not time)"
-            )
+            share = f"{said['zeros'] / said['weights']:.1%} of {said['weights']:,} weights are zero"
+            parts.append(f"{share} (fewer bytes where they are packed, no less time)")
         if "lost" in said:
-            parts.append(f"{said['lost']:.2%} of the outputs' variance lost, {said['agreement']:.1%} agree")
+            parts.append(f"{said['lost']:.2%} of the outputs' variance lost on calibration data")
+        if "agreement" in said:
+            parts.append(f"{said['agreement']:.1%} of the samples keep their largest output")
+        left = [reason for reason in said["left"] if reason.startswith("'")]
+        if left:
+            parts.append(
+                left[0] if len(left) == 1 else f"{len(left)} layers stay as they are (the report says why)"
+            )
         found.append(f"{said['step']}: {', '.join(parts) or 'changed nothing'}")
     return found

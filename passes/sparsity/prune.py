@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.calibration import Calibration
 from tapeout.compiler.errors import UsageError
+from tapeout.compiler.operations import RECURRENT
 from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.passes.quantization.layers import spread
 from tapeout.passes.quantization.walk import Walk
@@ -28,7 +29,7 @@ Solve = Callable[[Layer, Array, Array], Array]
 SAMPLES = 128
 # Layers of fewer inputs an output stay dense: they hold nothing worth it.
 FEWEST = 16
-# Where layers have ratios of their own: no layer loses more.
+# Where layers have ratios of their own: no layer loses more, unless all are to.
 MOST = 0.9
 # How firmly weights are held to what they were while they make good what earlier layers lost: of the mean input's
 # power. Less fits the calibration data closer and the data to come worse.
@@ -63,10 +64,9 @@ class Prune:
                     f"--prune {self.method} looks at calibration data, and there is none",
                     hint="give --calibration DATA, or use --prune magnitude=RATIO",
                 )
+            ratio = self._ratio(model, chosen)
             for found in chosen:
-                solved = [
-                    SOLVERS[self.method](w, w[:0], self.pattern, self.pattern.ratio) for w in found.weight()
-                ]
+                solved = [SOLVERS[self.method](w, w[:0], self.pattern, ratio) for w in found.weight()]
                 found.store(np.stack(solved))
             return Changes(len(chosen), tuple(declined))
         feeds = spread(list(self.calibration.feeds()), SAMPLES)
@@ -80,20 +80,36 @@ class Prune:
     def _ratios(
         self, model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]
     ) -> dict[str, float]:
-        """The ratio of each layer. Dense layers count as such: the others lose more, so that the whole holds."""
-        everything = sum(f.size for f in layers(model.graph))
-        ours = sum(f.size for f in chosen)
-        if not self.pattern.free:
-            return {f.name: self.pattern.ratio for f in chosen}
-        ratio = min(self.pattern.ratio * everything / ours, MOST)
-        if not self.own_ratios or len(chosen) == 1:
+        """The ratio of each layer."""
+        ratio = self._ratio(model, chosen)
+        if not self.pattern.free or not self.own_ratios or len(chosen) == 1:
             return {f.name: ratio for f in chosen}
         return shared(model, chosen, feeds, ratio)
+
+    def _ratio(self, model: ir.Model, chosen: Sequence[Layer]) -> float:
+        """The ratio of the layers that take part: they make up for the others, so that it holds over all weights.
+        Raises UsageError where they cannot."""
+        if not self.pattern.free:
+            return self.pattern.ratio
+        everything = sum(f.size for f in layers(model.graph))
+        share = sum(f.size for f in chosen) / everything
+        if self.pattern.ratio >= share:
+            raise UsageError(
+                f"{self.pattern.ratio:.0%} of the weights are to become zero, and layers that can be pruned hold "
+                f"{share:.0%} of them",
+                hint="ask for less; the others have too few inputs, or the pattern does not divide them",
+            )
+        return self.pattern.ratio / share
 
 
 def split(model: ir.Model, pattern: Pattern) -> tuple[list[Layer], list[Declined]]:
     """The layers that the pattern divides, and why others do not take part."""
-    chosen, declined = [], []
+    recurrent = [n for n in model.graph if not n.domain and n.op_type in RECURRENT]
+    chosen = []
+    declined = [
+        Declined("prune", n.name or "", f"is recurrent ({n.op_type}), its weights stay dense")
+        for n in recurrent
+    ]
     for found in layers(model.graph):
         inputs = found.size // found.outputs
         reason = pattern.misfit(found.outputs // found.groups, inputs)
@@ -124,13 +140,17 @@ def shared(
             total += float(np.sum((weight @ moments) * weight))
             parts.append(saliency(weight, moments).reshape(-1))
         costs[found.name] = np.sort(np.concatenate(parts)) * (reach[found.name] / max(total, 1e-30))
+    most = max(MOST, ratio)
     wanted = ratio * sum(c.size for c in costs.values())
+
+    def going(bound: float) -> dict[str, int]:
+        return {n: min(int(np.searchsorted(c, bound)), int(most * c.size)) for n, c in costs.items()}
+
     low, high = 0.0, max(float(c[-1]) for c in costs.values())
     for _ in range(60):
         bound = (low + high) / 2
-        gone = sum(min(int(np.searchsorted(c, bound)), int(MOST * c.size)) for c in costs.values())
-        low, high = (bound, high) if gone < wanted else (low, bound)
-    return {n: min(int(np.searchsorted(c, high)), int(MOST * c.size)) / c.size for n, c in costs.items()}
+        low, high = (bound, high) if sum(going(bound).values()) < wanted else (low, bound)
+    return {n: count / costs[n].size for n, count in going(high).items()}
 
 
 @dataclass

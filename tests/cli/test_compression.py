@@ -51,7 +51,9 @@ def test_steps_in_order_before_quantization(model: Path, capsys: pytest.CaptureF
     report = json.loads(model.with_name("net.tflite.report.json").read_text())["compression"]
     assert report[1]["operations"] <= 0.72 * report[0]["operations"]
     assert report[2]["zeros"] / report[2]["weights"] == pytest.approx(0.5, abs=0.02)
-    assert all(step["lost"] > 0 for step in report[1:])
+    assert all(step["lost"] > 0 and 0 <= step["agreement"] <= 1 for step in report[1:])
+    source = json.loads(model.with_name("net.tflite.report.json").read_text())["source"]
+    assert source["weights"] > report[1]["weight_bytes"] and f"{source['nodes']} nodes" in said
     manifest = json.loads(model.with_name("net.tflite.manifest.json").read_text())
     assert manifest["compression"] == ["prune channels=0.3", "prune sparsegpt=0.5", "factorize svd=0.2"]
     assert [f["name"] for f in manifest["inputs"]] == ["net.onnx"]

@@ -57,6 +57,20 @@ def test_the_ratio_holds_over_all_weights_though_some_layers_stay_dense() -> Non
     assert [d.reason for d in changes.declined] == ["has 9 inputs an output, fewer than 16"]
 
 
+@pytest.mark.parametrize("ratio", ["0.3", "0.95"])
+@pytest.mark.parametrize("data", [False, True])
+def test_no_ratio_is_missed_in_silence(ratio: str, data: bool) -> None:
+    model = network(NETWORK)
+    Prune("magnitude", Pattern.parse(ratio), calibration(model) if data else None)(model)
+    assert zeros(model) == pytest.approx(float(ratio), abs=0.01)
+
+
+def test_more_than_the_layers_hold_is_refused() -> None:
+    model = network(NETWORK)
+    with pytest.raises(UsageError, match=r"99% of the weights .* layers that can be pruned hold 97%"):
+        Prune("magnitude", Pattern.parse("0.99"))(model)
+
+
 def test_magnitude_needs_no_data() -> None:
     model = network(NETWORK)
     Prune("magnitude", Pattern.parse("2:4"))(model)
@@ -84,4 +98,19 @@ def test_half_precision_weights_stay_half() -> None:
     Prune("sparsegpt", Pattern.parse("0.5"), calibration(model))(model)
     stored = next(iter(layers(model.graph))).stored
     assert stored.dtype == ir.DataType.FLOAT16
+    assert zeros(model) == pytest.approx(0.5, abs=0.01)
+
+
+def test_recurrent_weights_are_said_to_stay() -> None:
+    model = network(
+        """net (float[4,1,8] x) => (float[4,1,16] y) <float[1,64,8] w, float[1,64,16] r, float[16,16] v> {
+        h, last = LSTM<hidden_size=16>(x, w, r)
+        s = Squeeze(h)
+        z = MatMul(s, v)
+        shape = Constant<value_ints=[4,1,16]>()
+        y = Reshape(z, shape)
+        }"""
+    )
+    changes = Prune("magnitude", Pattern.parse("0.5"))(model)
+    assert [d.reason for d in changes.declined] == ["is recurrent (LSTM), its weights stay dense"]
     assert zeros(model) == pytest.approx(0.5, abs=0.01)
