@@ -16,8 +16,23 @@ OPSET = 25
 
 _HEAD = f'<ir_version: 10, opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>\nagraph () => () {{}}\n'
 
-# Every function that a pass has declared or a model has brought, for shape inference, which sees nodes only.
+# Every function that a pass or a target has declared: these have one body each in the whole process.
 DECLARED: dict[ir.OperatorIdentifier, ir.Function] = {}
+
+_OWN = "tapeout.functions"
+
+
+def own(model: ir.Model) -> None:
+    """Let `of` find the functions that `model` has brought: another model's of the same name may say otherwise."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        graph.meta[_OWN] = model.functions
+
+
+def of(node: ir.Node) -> ir.Function | None:
+    """The function that `node` calls: its model's, else the one that is declared; None where neither is known."""
+    brought = {} if node.graph is None else node.graph.meta.get(_OWN, {})
+    found: ir.Function | None = brought.get(node.op_identifier())
+    return found if found is not None else DECLARED.get(node.op_identifier())
 
 
 @functools.cache

@@ -82,7 +82,7 @@ def _set(value: ir.Value, dims: Dims) -> None:
 
 def _special(node: ir.Node, shapes: Sequence[Dims | None]) -> Sequence[Typed]:
     if node.domain != "":
-        function = functions.DECLARED.get(node.op_identifier())
+        function = functions.of(node)
         return () if function is None else _through_function(node, function)
     if g.has_subgraph(node):
         try:
@@ -254,8 +254,7 @@ def infer(model: ir.Model) -> None:
     nothing better is found. Of the stated output shapes, numbers and input symbols stay; whatever else in
     them is filled in. Sizes that depend on data stay unknown.
     """
-    for function in model.functions.values():
-        functions.DECLARED.setdefault(function.identifier(), function)
+    functions.own(model)
     free = _name_inputs(model.graph)
     _infer_graph(model.graph, free)
 

@@ -280,3 +280,16 @@ def test_nodes_that_are_not_valid_are_left(body: str) -> None:
     )
     model = ir.from_proto(proto)
     infer(model)
+
+
+def test_a_function_is_that_of_its_model_where_another_model_has_one_of_the_same_name() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 25, "acme" : 1]>
+agraph (float[2,3] x) => (float[a,b] y) {{ [turn] y = acme.Turn (x) }}
+<domain: "acme", opset_import: ["" : 25]>
+Turn (X) => (Y) {{ Y = {} (X) }}
+"""
+    for body, shape in (("Identity", [2, 3]), ("Transpose <perm=[1,0]>", [3, 2])):
+        model = from_text(text.format(body))
+        infer(model)
+        (node,) = model.graph
+        assert node.outputs[0].shape == shape
