@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,27 +39,44 @@ class Option(NamedTuple):
     cost: float
 
 
+class Way(NamedTuple):
+    """How a layer is factorized; without `ranks`, those that its share of what is to be saved leads to."""
+
+    method: str
+    ranks: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Factorize:
     """Removes the share `ratio` of the operations by `method`; all but "plain-svd" need `calibration` for more
-    than their ranks. What would not pay is left, with the arithmetic."""
+    than their ranks. What would not pay is left, with the arithmetic.
+
+    `ways` says by layer name what holds for that layer instead, None that it stays whole; the ratio then holds
+    over the layers whose ranks are not stated.
+    """
 
     method: str
     ratio: float
     calibration: Calibration | None = None
+    ways: Mapping[str, Way | None] = field(default_factory=dict)
     name: str = "factorize"
 
     def __call__(self, model: ir.Model) -> Changes:
-        if self.method not in METHODS:
-            raise UsageError(f"unknown factorization '{self.method}'", hint=f"valid: {', '.join(METHODS)}")
+        for method in (self.method, *(w.method for w in self.ways.values() if w is not None)):
+            if method not in METHODS:
+                raise UsageError(f"unknown factorization '{method}'", hint=f"valid: {', '.join(METHODS)}")
         if self.calibration is None:
             raise UsageError(
                 "ranks are chosen on calibration data, and there is none", hint="give --calibration DATA"
             )
         feeds = spread(list(self.calibration.feeds()), SAMPLES)
-        found = [f for f in layers(model.graph) if f.groups == 1]
+        every = list(layers(model.graph))
+        whole = {f.name for f in every if f.name in self.ways and self.ways[f.name] is None}
+        found = [f for f in every if f.groups == 1 and f.name not in whole]
         options, declined = self._options(model, found, feeds)
-        total = sum(float(operations(f.node, assume=1) or 0) for f in layers(model.graph))
+        declined += [Declined(self.name, name, "stays whole: a rule says so") for name in sorted(whole)]
+        free = [f for f in every if f.name not in whole and not self._way(f).ranks]
+        total = sum(float(operations(f.node, assume=1) or 0) for f in free)
         chosen = choose(options, total * self.ratio)
         if chosen is None:
             most = sum(o[0].operations - min(x.operations for x in o) for o in options.values())
@@ -71,6 +88,9 @@ class Factorize:
         factored = [f for f in found if chosen[f.name].ranks]
         self._apply(model, factored, {n: o.ranks for n, o in chosen.items()}, feeds)
         return Changes(len(factored), tuple(declined))
+
+    def _way(self, each: Layer) -> Way:
+        return self.ways.get(each.name) or Way(self.method)
 
     def _options(
         self, model: ir.Model, found: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]
@@ -85,11 +105,20 @@ class Factorize:
             whole = float(operations(each.node, assume=1) or 0)
             x = rows.inputs(each, walk)[:, 0]
             moments = moments_of(x - x.mean(0) if each.bias is not None else x)
-            ways = [Option((), whole, 0.0), *self._ways(each, moments, whole, reach[each.name])]
-            options[each.name] = [w for w in ways if not w.ranks or w.operations < whole]
+            outputs, inputs = each.outputs, each.size // each.outputs
+            most = outputs * inputs / (outputs + inputs)
+            ways = self._ways(each, moments, whole, reach[each.name])
+            if self._way(each).ranks:  # stated: no choice, and nothing that counts as saved
+                if ways[0].operations >= whole:
+                    raise UsageError(
+                        f"'{each.name}' at rank {', '.join(map(str, ways[0].ranks))} would take "
+                        f"{ways[0].operations:,.0f} operations, as it is {whole:,.0f}",
+                        hint=f"[{outputs}, {inputs}] pays below rank {most:.1f} only",
+                    )
+                options[each.name] = ways
+                continue
+            options[each.name] = [Option((), whole, 0.0), *(w for w in ways if w.operations < whole)]
             if len(options[each.name]) == 1:
-                outputs, inputs = each.outputs, each.size // each.outputs
-                most = outputs * inputs / (outputs + inputs)
                 declined.append(
                     Declined(self.name, each.name, f"[{outputs}, {inputs}] pays below rank {most:.1f} only")
                 )
@@ -98,10 +127,13 @@ class Factorize:
     def _ways(self, each: Layer, moments: Array, whole: float, reach: float) -> list[Option]:
         outputs, inputs = each.outputs, each.size // each.outputs
         weight = each.weight()[0]
-        if self.method != "tucker" or not _window(each):
-            lost = spectrum(weight, None if self.method == "plain-svd" else moments)
+        way = self._way(each)
+        if way.method != "tucker" or not _window(each):
+            lost = spectrum(weight, None if way.method == "plain-svd" else moments)
             full = min(outputs, inputs)
             ranks = sorted({max(1, full * k // STEPS) for k in range(1, STEPS)})
+            if way.ranks:
+                ranks = [min(way.ranks[0], full)]
             return [
                 Option((r,), whole * r * (outputs + inputs) / (outputs * inputs), float(lost[r]) * reach)
                 for r in ranks
@@ -110,8 +142,11 @@ class Factorize:
         kernel = weight.reshape(outputs, channels, -1)
         power = max(float(np.sum((weight @ moments) * weight)), 1e-300)
         found = []
-        for share in (0.25, 0.375, 0.5, 0.625, 0.75, 0.875):
-            r, s = max(1, round(outputs * share)), max(1, round(channels * share))
+        shares = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+        pairs = [(max(1, round(outputs * share)), max(1, round(channels * share))) for share in shares]
+        if way.ranks:
+            pairs = [(min(way.ranks[0], outputs), min(way.ranks[-1], channels))]
+        for r, s in pairs:
             _, core, b = tucker(kernel, r, s)
             a = refit(weight, moments, core, b)
             change = weight - np.einsum("or,rsp,si->oip", a, core, b).reshape(weight.shape)
@@ -134,7 +169,8 @@ class Factorize:
         def solve(found: Layer, weight: Array, moments: Array) -> Array:
             size = ranks[found.name]
             if len(size) == 1:
-                a, b = factors(weight, None if self.method == "plain-svd" else moments, size[0])
+                plain = self._way(found).method == "plain-svd"
+                a, b = factors(weight, None if plain else moments, size[0])
                 parts[found.name] = (a, b)
                 return np.asarray(a @ b)
             _, core, b = tucker(weight.reshape(found.outputs, found.shape[1], -1), *size)
@@ -142,7 +178,8 @@ class Factorize:
             parts[found.name] = (a, core, b)
             return np.asarray(np.einsum("or,rsp,si->oip", a, core, b).reshape(weight.shape))
 
-        Sequential(model, feeds, moves=self.method != "plain-svd").run(factored, solve)
+        still = {f.name for f in factored if self._way(f).method == "plain-svd"}
+        Sequential(model, feeds, still).run(factored, solve)
         for found in factored:
             split(model.graph, found, parts[found.name])
         g.remove_dead(model.graph)

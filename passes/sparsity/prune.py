@@ -3,9 +3,9 @@ calibration data and toward what the dense model computes there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -36,21 +36,31 @@ MOST = 0.9
 HOLD = 1.0
 
 
+class Way(NamedTuple):
+    """How a layer is pruned."""
+
+    method: str
+    pattern: Pattern
+
+
 @dataclass(frozen=True)
 class Prune:
     """Prunes by `method` (of `solve.SOLVERS`) to `pattern`; `calibration` may be None for magnitude only.
 
     With `own_ratios`, a layer's ratio follows what its weights cost, so that the ratio holds over all of them.
+    `ways` says by layer name what holds for that layer instead, None that it stays dense; the ratio then holds
+    over the layers that are not named.
     """
 
     method: str
     pattern: Pattern
     calibration: Calibration | None = None
     own_ratios: bool = True
+    ways: Mapping[str, Way | None] = field(default_factory=dict)
     name: str = "prune"
 
     def __call__(self, model: ir.Model) -> Changes:
-        chosen, declined = split(model, self.pattern)
+        chosen, declined = split(model, self.pattern, self.ways)
         if not chosen:
             raise UsageError(
                 f"nothing can be pruned to {self.pattern}: "
@@ -58,40 +68,47 @@ class Prune:
                 if declined
                 else "the model has no constant weight of a Conv, Gemm or MatMul to prune"
             )
-        if self.calibration is None:
-            if self.method != "magnitude":
-                raise UsageError(
-                    f"--prune {self.method} looks at calibration data, and there is none",
-                    hint="give --calibration DATA, or use --prune magnitude=RATIO",
-                )
-            ratio = self._ratio(model, chosen)
-            for found in chosen:
-                solved = [SOLVERS[self.method](w, w[:0], self.pattern, ratio) for w in found.weight()]
-                found.store(np.stack(solved))
-            return Changes(len(chosen), tuple(declined))
-        feeds = spread(list(self.calibration.feeds()), SAMPLES)
+        ways = {f.name: self.ways.get(f.name) or Way(self.method, self.pattern) for f in chosen}
+        blind = next((w.method for w in ways.values() if w.method != "magnitude"), None)
+        if self.calibration is None and blind is not None:
+            raise UsageError(
+                f"--prune {blind} looks at calibration data, and there is none",
+                hint="give --calibration DATA, or use --prune magnitude=RATIO",
+            )
+        feeds = None if self.calibration is None else spread(list(self.calibration.feeds()), SAMPLES)
         ratios = self._ratios(model, chosen, feeds)
-        solver = SOLVERS[self.method]
-        Sequential(model, feeds, moves=solver not in UNMOVED).run(
-            chosen, lambda found, weight, moments: solver(weight, moments, self.pattern, ratios[found.name])
-        )
+
+        def solve(found: Layer, weight: Array, moments: Array) -> Array:
+            way = ways[found.name]
+            return SOLVERS[way.method](weight, moments, way.pattern, ratios[found.name])
+
+        if feeds is None:
+            for found in chosen:
+                found.store(np.stack([solve(found, w, w[:0]) for w in found.weight()]))
+        else:
+            still = {n for n, way in ways.items() if SOLVERS[way.method] in UNMOVED}
+            Sequential(model, feeds, still).run(chosen, solve)
         return Changes(len(chosen), tuple(declined))
 
     def _ratios(
-        self, model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]
+        self, model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str, Array]] | None
     ) -> dict[str, float]:
         """The ratio of each layer."""
-        ratio = self._ratio(model, chosen)
-        if not self.pattern.free or not self.own_ratios or len(chosen) == 1:
-            return {f.name: ratio for f in chosen}
-        return shared(model, chosen, feeds, ratio)
+        ratios = {n: way.pattern.ratio for n, way in self.ways.items() if way is not None}
+        others = [f for f in chosen if f.name not in ratios]
+        if not others:
+            return ratios
+        ratio = self._ratio(model, others)
+        if feeds is None or not self.pattern.free or not self.own_ratios or len(others) == 1:
+            return ratios | {f.name: ratio for f in others}
+        return ratios | shared(model, others, feeds, ratio)
 
     def _ratio(self, model: ir.Model, chosen: Sequence[Layer]) -> float:
         """The ratio of the layers that take part: they make up for the others, so that it holds over all weights.
         Raises UsageError where they cannot."""
         if not self.pattern.free:
             return self.pattern.ratio
-        everything = sum(f.size for f in layers(model.graph))
+        everything = sum(f.size for f in layers(model.graph) if f.name not in self.ways)
         share = sum(f.size for f in chosen) / everything
         if self.pattern.ratio >= share:
             raise UsageError(
@@ -102,8 +119,10 @@ class Prune:
         return self.pattern.ratio / share
 
 
-def split(model: ir.Model, pattern: Pattern) -> tuple[list[Layer], list[Declined]]:
-    """The layers that the pattern divides, and why others do not take part."""
+def split(
+    model: ir.Model, pattern: Pattern, ways: Mapping[str, Way | None]
+) -> tuple[list[Layer], list[Declined]]:
+    """The layers that the pattern (or that of their own way) divides, and why others do not take part."""
     recurrent = [n for n in model.graph if not n.domain and n.op_type in RECURRENT]
     chosen = []
     declined = [
@@ -112,7 +131,11 @@ def split(model: ir.Model, pattern: Pattern) -> tuple[list[Layer], list[Declined
     ]
     for found in layers(model.graph):
         inputs = found.size // found.outputs
-        reason = pattern.misfit(found.outputs // found.groups, inputs)
+        way = ways.get(found.name, Way("", pattern))
+        if way is None:
+            declined.append(Declined("prune", found.name, "stays dense: a rule says so"))
+            continue
+        reason = way.pattern.misfit(found.outputs // found.groups, inputs)
         if reason is None and inputs < FEWEST:
             reason = f"has {inputs} inputs an output, fewer than {FEWEST}"
         if reason is None:
@@ -156,11 +179,11 @@ def shared(
 @dataclass
 class Sequential:
     """Solves layer after layer on `feeds`: inputs as the model in work makes them, outputs as the dense one does.
-    With `moves`, weights first make good what earlier layers lost."""
+    Weights first make good what earlier layers lost, save those of the layers named in `still`."""
 
     model: ir.Model
     feeds: Sequence[Mapping[str, Array]]
-    moves: bool = True
+    still: Collection[str] = ()
 
     def run(self, chosen: Sequence[Layer], solve: Solve) -> None:
         """Give each of `chosen` the weights that `solve(layer, weight [O, K], moments [K, K])` makes of its own."""
@@ -189,7 +212,7 @@ class Sequential:
             means = (x.mean(0), lack.mean(0)) if biased else (0.0, 0.0)
             x, lack = x - means[0], lack - means[1]
             moments = moments_of(x)
-            if self.moves:
+            if found.name not in self.still:
                 weight = weight + np.linalg.solve(damped(moments, HOLD), x.T.astype(np.float64) @ lack).T
             new.append(solve(found, weight, moments))
             if biased:

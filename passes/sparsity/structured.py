@@ -8,7 +8,7 @@ cost go first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +62,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class PruneChannels:
-    """Removes the share `ratio` of the operations; with None, only channels that are constant."""
+    """Removes the share `ratio` of the operations; with None, only channels that are constant. The layers named in
+    `kept` keep all that they read and make."""
 
     ratio: float | None
     calibration: Calibration
+    kept: Collection[str] = ()
     name: str = "prune channels"
 
     def __call__(self, model: ir.Model) -> Changes:
         feeds = spread(list(self.calibration.feeds()), SAMPLES)
         ties = analyse(model.graph)
+        for found in (f for f in layers(model.graph) if f.name in self.kept):
+            ties.keep(found.stored, f"'{found.name}' keeps its channels: a rule says so")
         costs = [c for c in (cost_of(ties, found) for found in layers(model.graph)) if c is not None]
         removed = Choice(model, ties, costs, feeds).choose(self.ratio)
         reasons = tuple(Declined(self.name, "", r) for r in dict.fromkeys(ties.reasons.values()))
