@@ -1,0 +1,1 @@
+"""The FPGA target: verified circuits from a quantized graph."""
