@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
 
@@ -122,7 +121,8 @@ def windows(x: Array, window: Window) -> Array:
     reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(1, 2))
     (sh, sw), (dh, dw) = window.strides, window.dilations
-    return np.moveaxis(view[:, ::sh, ::sw, :, ::dh, ::dw], 3, 5)
+    made: Array = np.moveaxis(view[:, ::sh, ::sw, :, ::dh, ::dw], 3, 5)
+    return made
 
 
 def products(x: Array, weights: Array) -> Array:
@@ -143,12 +143,13 @@ def unstream(port: Port, tensor: Tensor, codes: Array) -> Array:
     back = turned.transpose(0, *(int(a) + 1 for a in np.argsort(port.axes)))
     if not port.real:
         return back.astype(np.int8)
-    made: Any = (back - tensor.zero_point).astype(np.float32) * np.float32(tensor.scale)
-    return np.asarray(made)
+    made: Array = (back - tensor.zero_point).astype(np.float32) * np.float32(tensor.scale)
+    return made
 
 
 def quantized(tensor: Tensor, real: Array) -> Array:
     """QuantizeLinear in float32: to nearest, ties to even, within the tensor's bits."""
     low = -(1 << (tensor.bits - 1)) if tensor.signed else 0
     steps = np.rint(np.asarray(real, np.float32) / np.float32(tensor.scale)).astype(np.float64)
-    return np.clip(steps + tensor.zero_point, low, low + (1 << tensor.bits) - 1).astype(np.int64)
+    codes: Array = np.clip(steps + tensor.zero_point, low, low + (1 << tensor.bits) - 1).astype(np.int64)
+    return codes
