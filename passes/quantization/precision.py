@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from tapeout.compiler.conditions import op_names
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
 from tapeout.compiler.operations import LAST, operations
 from tapeout.compiler.operators import DEQUANTIZE, operator_name
-from tapeout.compiler.recipe import op_names
 from tapeout.compiler.reference import Reference
 from tapeout.passes.quantization.dynamic import NAMES
 from tapeout.passes.quantization.placement import PRODUCTS

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapeout.compiler.conditions import op_names
 from tapeout.compiler.errors import UsageError
-from tapeout.compiler.recipe import METHODS, Recipe, op_names
+from tapeout.compiler.recipe import METHODS, Recipe
 from tests import passtext
 
 MODEL = passtext.imported(
