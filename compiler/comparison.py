@@ -2,24 +2,56 @@
 
 Two errors per tensor. The accumulated one is the device's tensor against the source's value. The local one is
 the device's tensor against what the source's nodes make of the device's own tensors: the error of this part
-alone.
+alone. Integers are read as the numbers that they stand for; what rounding to integers may do to a part is not
+known here (its weights are integers too), so no bound is put on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
+from tapeout.compiler.integer_verification import Grid
+from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.origin import origin
 from tapeout.compiler.location import Device, layouts, permuted, second_opinion, values_of
 from tapeout.compiler.metrics import Array, Difference, difference, is_inexact, relative
 from tapeout.compiler.reference import Reference
 from tapeout.compiler.regions import Regions
 from tapeout.compiler.target import Runner
-from tapeout.compiler.verification import number, text_table, tolerance
+from tapeout.compiler.verification import TOLERANCES, number, text_table, tolerance
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A tensor of an artifact that holds the source tensor `source`: its axes in the order `perm` where they have
+    another, in integers where there is a `grid`."""
+
+    source: str
+    tensor: str
+    perm: tuple[int, ...] | None = None
+    grid: Grid | None = None
+
+    def real(self, array: Array) -> Array:
+        """The source's tensor from the artifact's."""
+        return permuted(array if self.grid is None else self.grid.real(array), self.perm, undo=True)
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"source": self.source, "tensor": self.tensor}
+        if self.perm is not None:
+            found["perm"] = list(self.perm)
+        return found if self.grid is None else found | self.grid.as_json()
+
+    @staticmethod
+    def from_json(found: Mapping[str, Any]) -> Holder:
+        perm = found.get("perm")
+        grid = Grid.from_json(found) if "scale" in found else None
+        return Holder(found["source"], found["tensor"], None if perm is None else tuple(perm), grid)
 
 
 @dataclass(frozen=True)
@@ -59,6 +91,11 @@ class Comparison:
     def first(self) -> Layer | None:
         """The first layer whose own error is beyond what rounding does."""
         return next((layer for layer in self.layers if layer.deviates), None)
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a bound on what rounding does."""
+        return all(math.isfinite(layer.allowed) for layer in self.layers)
 
     @property
     def worst(self) -> Layer | None:
@@ -108,7 +145,7 @@ def _short(text: str, width: int = 40) -> str:
 
 def compare(
     source: ir.Model,
-    final: ir.Model,
+    holders: Sequence[Holder],
     runner: Runner,
     feed: Mapping[str, Array],
     *,
@@ -118,37 +155,35 @@ def compare(
 ) -> Comparison:
     """Hold every tensor that `runner` shows against the source.
 
-    `source` is the model as it was read, `final` the graph that was emitted (its values tell which tensor of
-    the device holds which source tensor, and in which axis order). `feed` is one input. `own_spread` raises
-    what is allowed per tensor.
+    `source` is the model as it was read, `holders` say what the device's tensors hold of it, `feed` is one input of
+    the device. `own_spread` raises what is allowed per tensor.
     """
     result = Comparison(runtime=f"{runner.runtime} on {runner.device}")
     makers = {v.name or "": origin(n) for n in source.graph for v in n.outputs}
     with Reference(source, threads=threads) as reference:
         names = reference.names()
         device = Device(runner, feed)
-        held = _held(final, set(names), device)
+        held = _held(holders, {*names, *feed}, device)
         for name in feed:
-            held.setdefault(name, (name, None))
+            held.setdefault(name, Holder(name, name))
 
         def fetch(wanted: Sequence[str]) -> dict[str, Array]:
             mine = {n: held[n] for n in wanted if n in held}
-            arrays = device([tensor for tensor, _ in mine.values()])
-            return {n: permuted(arrays[t], perm, undo=True) for n, (t, perm) in mine.items() if t in arrays}
+            arrays = device([h.tensor for h in mine.values()])
+            return {n: h.real(arrays[h.tensor]) for n, h in mine.items() if h.tensor in arrays}
 
         regions = Regions(reference.proto, held, reference.base, threads or 2)
         regions.known &= regions.live()
         targets = regions.targets()
         result.hidden = len(names) - len(targets)
         local = {name: (found, value) for name, found, value in regions.run(targets, fetch)}
-        for values in reference.batches(feed, targets):
+        for values in reference.batches(fetch(list(feed)), targets):
             for name, expected in values.items():
                 found, value = local.get(name, (None, None))
                 if value is None:
                     continue
                 nodes, _ = regions.region(name)
-                own = (own_spread or {}).get(name, 0.0)
-                allowed = tolerance(scheme, own) if is_inexact(expected) else 0.0
+                allowed = _allowed(expected, scheme, (own_spread or {}).get(name, 0.0))
                 error = None if found is None else relative(found, value)
                 if error is not None and not error <= allowed:
                     error = min(error, second_opinion(regions, name, value, fetch))
@@ -168,16 +203,49 @@ def compare(
     return result
 
 
-def _held(final: ir.Model, names: set[str], device: Device) -> dict[str, tuple[str, tuple[int, ...] | None]]:
-    """Which source tensor lies in which tensor of the device: source name -> (tensor, perm)."""
+def _allowed(expected: Array, scheme: str, own_spread: float) -> float:
+    if scheme not in TOLERANCES:
+        return math.inf
+    return tolerance(scheme, own_spread) if is_inexact(expected) else 0.0
+
+
+def holders_of(final: ir.Model) -> list[Holder]:
+    """Every tensor of the graph that was emitted which holds a source tensor, by its name or its layout: of those
+    that hold the same one the best first, integers last."""
+    found: list[Holder] = []
     values = list(values_of(final))
-    there = set(device.known([v.name or "" for v in values]))
-    held: dict[str, tuple[str, tuple[int, ...] | None]] = {}
-    for name, (holder, perm) in layouts(values).items():
-        if name in there and holder in names:
-            held[holder] = name, perm
+    arranged = layouts(values)
     for value in values:
-        name = value.name or ""
-        if name in there and name in names and "tapeout.layout" not in value.metadata_props:
-            held[name] = name, None
+        source, perm = arranged.get(value.name or "", (value.name or "", None))
+        if "~" not in source:
+            found += [Holder(source, v.name or "", perm, _grid(v, node)) for v, node in _stored(value)]
+    return sorted(found, key=lambda h: (h.source, h.perm is not None, h.grid is not None))
+
+
+def _stored(value: ir.Value) -> Iterator[tuple[ir.Value, ir.Node | None]]:
+    """`value` and its integers before and behind it, each with the node that says how they are read."""
+    read = [u.node for u in value.uses() if u.idx == 0 and u.node.domain == ""]
+    borders = [n for n in read if n.op_type == "DequantizeLinear" and value.is_graph_input()]
+    yield value, g.producer(value, "QuantizeLinear") or next(iter(borders), None)
+    made = g.producer(value, "DequantizeLinear")
+    if made is not None and made.inputs[0] is not None:
+        yield made.inputs[0], made
+    yield from ((n.outputs[0], n) for n in read if n.op_type == "QuantizeLinear")
+
+
+def _grid(value: ir.Value, node: ir.Node | None) -> Grid | None:
+    """How `value` is read, by the QuantizeLinear or DequantizeLinear beside it; None where it has several scales."""
+    if node is None or value.dtype is None:
+        return None
+    scale, zero = g.scalar(node.inputs[1]), g.scalar((*node.inputs, None)[2])
+    return None if scale is None else Grid(float(scale), int(zero or 0), np.dtype(value.dtype.numpy()))
+
+
+def _held(holders: Sequence[Holder], names: set[str], device: Device) -> dict[str, Holder]:
+    """The first tensor that the device shows of each source tensor."""
+    there = set(device.known([h.tensor for h in holders if h.source in names]))
+    held: dict[str, Holder] = {}
+    for holder in holders:
+        if holder.tensor in there and holder.source in names:
+            held.setdefault(holder.source, holder)
     return held

@@ -58,6 +58,13 @@ class Grid:
         made: Array = ((codes.astype(np.int64) - self.zero) * np.float32(self.scale)).astype(np.float32)
         return made
 
+    def as_json(self) -> dict[str, Any]:
+        return {"scale": self.scale, "zero_point": self.zero, "dtype": self.dtype.name}
+
+    @staticmethod
+    def from_json(found: Mapping[str, Any]) -> Grid:
+        return Grid(found["scale"], found["zero_point"], np.dtype(found["dtype"]))
+
 
 @dataclass(frozen=True)
 class QuantizedEntry(Entry):

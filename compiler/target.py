@@ -165,7 +165,10 @@ def target(name: str) -> Target:
         name, _folders[entry.name] = entry.name, entry
     known = targets()
     if name not in known:
-        raise UsageError(f"no target '{name}' is installed; found: {', '.join(known) or 'none'}")
+        raise UsageError(
+            f"no target '{name}' is installed; found: {', '.join(known) or 'none'}",
+            hint="one that is not installed is named by the folder of its package: --target ./FOLDER",
+        )
     entry = known[name]
     package = owner(entry)
     who = f"target '{name}' of package '{package}' ({entry.value})"

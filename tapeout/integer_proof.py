@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -46,7 +47,7 @@ def prove_quantized(claim: Claim, runners: Sequence[Runner]) -> Verification:
     drawn = list(itertools.islice(given, max(count_for(claim), LEAST_STEPS if pairs else 0)))
     graph = claim.prepared.model if claim.legalized else None
     outputs = [v.name or "" for v in claim.prepared.model.graph.outputs]
-    grids = {} if graph is None else grids_of(graph)
+    grids = claim.grids if graph is None else grids_of(graph)
 
     def held(source: Reference, adapter: Adapter | None) -> Verification:
         own = None if graph is None or not pairs else Feedback({}, pairs, zeros(graph, pairs))
@@ -101,6 +102,13 @@ def grids_of(model: ir.Model) -> dict[str, Grid]:
         name: Grid(found.scale, found.zero, np.dtype(found.dtype.numpy()))
         for name, found in border(model).items()
     }
+
+
+def stated_grids(manifest: Mapping[str, Any]) -> dict[str, Grid]:
+    """The same of an artifact, as its manifest says."""
+    ports = {p["name"]: p for side in manifest.get("interface", {}).values() for p in side}
+    known = manifest.get("quantization", {}).get("interface", {})
+    return {name: Grid.from_json(ports[name] | grid) for name, grid in known.items() if name in ports}
 
 
 def _clear(

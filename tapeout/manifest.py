@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapeout.calibrating import described
 from tapeout.compiler.pipeline import History
+from tapeout.compiler.schemes import STATIC
 from tapeout.compiler.target import Request, Target
 from tapeout.road import Prepared, Wish, dtype_name, placement
 
@@ -40,7 +41,16 @@ def manifest_of(
         "passes": [{"name": s.name, "changes": s.count} for s in history.steps],
         "placement": placement(acceptance),
         "interface": _interface(prepared, request),
+        **({"tensors": _tensors(prepared)} if request.scheme in STATIC else {}),
     }
+
+
+def _tensors(prepared: Prepared) -> list[dict[str, Any]]:
+    """Which tensors of the artifact hold which of the source, and by what scale: what its passes chose by
+    calibration data that `compare` has not."""
+    from tapeout.compiler.comparison import holders_of
+
+    return [holder.as_json() for holder in holders_of(prepared.model)]
 
 
 def _packages() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from tapeout.compiler import data as inputs
 from tapeout.compiler.errors import AccuracyError, InternalError, InvalidModelError, TapeoutError, UsageError
 from tapeout.compiler.frontends.imported import Imported
-from tapeout.compiler.integer_verification import QuantizedEntry
+from tapeout.compiler.integer_verification import Grid, QuantizedEntry
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.memory import LARGE, trimmed
 from tapeout.compiler.metrics import Array
@@ -40,7 +40,7 @@ GATES = {"sqnr": "min", "cosine": "min", "argmax": "min", "error": "max", "relat
 class Claim:
     """An artifact, and the model and wishes that it is said to fulfil. `prepared` may have been through the
     passes (`legalized`): then it is what was emitted, and for integers is held against; else of it only the
-    interface is used."""
+    interface is used, and `grids` say how integer inputs and outputs are read."""
 
     model: Model
     wish: Wish
@@ -52,6 +52,7 @@ class Claim:
     jobs: int | None = None
     samples: int = SAMPLES
     legalized: bool = False
+    grids: Mapping[str, Grid] = field(default_factory=dict)
 
 
 def running(request: Request, jobs: int | None) -> Request:

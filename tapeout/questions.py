@@ -128,6 +128,7 @@ def verify(
     `export`; at most `samples` samples are run. Raises AccuracyError where a bound does not hold, unless
     `raising` is False.
     """
+    from tapeout.integer_proof import stated_grids
     from tapeout.proof import Claim, judge, judge_numbers, locate, prove
 
     with failures(), ExitStack() as stack:
@@ -148,7 +149,8 @@ def verify(
             if verdict is not None and raising:
                 raise verdict
             return Verified(numbers, verdict)
-        claim = Claim(against, wish, prepared, chosen, request, path, data, jobs, samples)
+        grids = stated_grids(manifest_of(path))
+        claim = Claim(against, wish, prepared, chosen, request, path, data, jobs, samples, grids=grids)
         _tell(notify, "verify")
         found = prove(claim)
         error = judge(found, gates or {}, found is None, claim)
@@ -180,9 +182,11 @@ def compare(
     `model` may be another artifact of the same kind: then tensors of the same name are held together.
     Raises TapeoutError; deviations are part of the answer.
     """
+    from tapeout.compiler.comparison import Holder, holders_of
     from tapeout.compiler.comparison import compare as compared
     from tapeout.compiler.states import states, zeros
     from tapeout.foreign import artifact_target, compare_artifacts, compare_with_model, is_foreign
+    from tapeout.integer_proof import stated_grids
     from tapeout.proof import feeds, inner_spread, running
 
     with failures(), ExitStack() as stack:
@@ -197,21 +201,26 @@ def compare(
         source = prepare(model, wish)
         if not manifest_of(path) and is_foreign(chosen, path, request, source):
             return compare_with_model(path, chosen, request, model, source, data, sample, jobs)
-        final = prepare(model, wish)
-        _tell(notify, "passes")
-        legalize(final.model, chosen, request)
+        stated = [Holder.from_json(h) for h in manifest_of(path).get("tensors", ())]
+        if not stated:
+            final = prepare(model, wish)
+            _tell(notify, "passes")
+            legalize(final.model, chosen, request)
+            stated = holders_of(final.model)
         runners = chosen.runners(path, running(request, jobs))
         if not runners:
             raise AccuracyError(f"nothing here can run the artifact for {chosen.name} on {request.device}")
         _tell(notify, "verify")
         feed = _sample(source, data, sample, feeds)
         feed |= zeros(source.model, states(source.model, request.options))  # both sides at their first step
-        names = [v.name or "" for n in final.model.graph for v in n.outputs]
+        own = inner_spread(source.model, feed, jobs)
+        grids = stated_grids(manifest_of(path))
+        feed = {k: grids[k].codes(v) if k in grids else v for k, v in feed.items()}
+        names = [h.tensor for h in stated]
         # Of those that show as much, the last: targets list the runtime that fuses most first.
         runner = max(reversed(runners), key=lambda r: len(r.tensors(feed, names)))
-        own = inner_spread(source.model, feed, jobs)
         return compared(
-            source.model, final.model, runner, feed, scheme=request.scheme, threads=jobs, own_spread=own
+            source.model, stated, runner, feed, scheme=request.scheme, threads=jobs, own_spread=own
         )
 
 

@@ -37,6 +37,16 @@ def small_model() -> onnx.ModelProto:
     return model
 
 
+def spoiled(path: Path) -> Path:
+    """The small model with one weight changed, as another file."""
+    model = small_model()
+    weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[2, 1, 0, 0] += 1
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+    onnx.save(model, path)
+    return path
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "small.onnx"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import parser
 
 import tapeout
-from tests.cli.conftest import Cli, Done, small_model
+from tests.cli.conftest import Cli, Done, spoiled
 
 
 @pytest.fixture
@@ -20,16 +20,6 @@ def artifact(cli: Cli, model: Path, tmp_path: Path) -> Path:
     done: Done = cli("export", model, "-o", out)
     assert done.code == 0, done.err
     return out
-
-
-def spoiled(path: Path) -> Path:
-    """The small model with one weight changed, as another file."""
-    model = small_model()
-    weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
-    weight[2, 1, 0, 0] += 1
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
-    onnx.save(model, path)
-    return path
 
 
 def test_explain(cli: Cli, model: Path, tmp_path: Path) -> None:
