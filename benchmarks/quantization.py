@@ -28,6 +28,8 @@ from scoring import open_session
 
 # The figure of each task that counts, in shares of one; dB for `psnr`.
 FIGURES = ("psnr", "mAP@[.5:.95]", "mAP@0.4", "wake_auc", "top1", "accuracy", "auc", "dominant", "frame_f1")
+# Those of them that count single decisions.
+DECISIONS = ("top1", "accuracy", "dominant")
 # Least agreement with the float file, by what the scripts call it or by the arg max of the first output.
 AGREEMENT = {
     "mobilenet_v1_025_224": 0.83, "ic01_resnet8": 0.95, "vww01_mobilenetv1": 0.98, "kws01_dscnn": 0.98,
@@ -91,14 +93,16 @@ def agreement(assets: Path, name: str, lines: list[dict[str, Any]], files: list[
     return float(np.mean(first == second))
 
 
-def allowed(name: str, key: str, value: float, count: int) -> float:
-    """The loss that a model may have: a point, or two standard errors of paired figures (one in ten of the
-    samples decided otherwise is taken as their difference)."""
+def allowed(name: str, key: str, loss: float, count: int) -> float:
+    """The loss that a model may have: a point, or two paired standard errors where single decisions are counted.
+    Of `count` decisions at least as many changed as were lost in the balance, so that the paired standard error is
+    at least the root of that number over `count`: nothing has to be assumed of the others."""
     if name in ALLOWED:
         return ALLOWED[name]
-    if key == "psnr" or not 0 <= value <= 1:
+    if key == "psnr":
         return 0.05
-    return max(0.01, 2 * math.sqrt(0.05 / max(count, 1)) if key in ("top1", "accuracy", "dominant") else 0.01)
+    lost = round(max(loss, 0.0) * count)
+    return max(0.01, 2 * math.sqrt(lost) / count) if key in DECISIONS else 0.01
 
 
 def main() -> int:
@@ -140,16 +144,20 @@ def main() -> int:
         key = next(k for k in FIGURES if k in lines[0])
         count = int(lines[0].get("n", lines[0].get("frames", 1)))
         loss = lines[0][key] - lines[1][key]
-        may = allowed(name, key, lines[0][key], count)
+        may = allowed(name, key, loss, count)
         held = loss <= may and (agrees is None or agrees >= AGREEMENT.get(name, 0))
         missed += not held
         if key != "psnr":
             losses.append(100 * loss)
-        wide = (((run["answer"].get("manifest") or {}).get("quantization")) or {}).get("macs")
+        found = ((run["answer"].get("manifest") or {}).get("quantization")) or {}
+        macs = found.get("macs", {})
+        front = found.get("spectral_macs", 0) / max(macs.get("total", 0), 1)
+        wide = macs.get("wider_than_8_bits", 0.0) - front
         print(
             f"{name:22} {key:13} {lines[0][key]:8.4f} -> {lines[1][key]:8.4f} (loss {100 * loss:6.2f}, may"
             f" {100 * may:5.2f})  {'' if agrees is None else f'agrees {agrees:.4f}':14} {size / 1e3:8.0f} kB"
-            f" {run['seconds']:6.1f} s  {'' if held else 'MISSED'} macs {wide}",
+            f" {run['seconds']:6.1f} s  wide {100 * wide:.1f}%"
+            f"{f' and spectral front end {100 * front:.1f}%' if front else ''}{'' if held else '  MISSED'}",
             flush=True,
         )
         results[name] = {

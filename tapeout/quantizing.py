@@ -86,8 +86,17 @@ def quantized(model: ir.Model, request: Request) -> tuple[dict[str, Any] | None,
     from tapeout.passes.quantization.interface import border
 
     found = quantization_report(model)
-    kept = ("clusters", "float", "activations", "weights", "wide_activation_bytes", "boundaries", "macs")
-    said: dict[str, Any] = {k: found[k] for k in kept}
+    kept = (
+        "clusters",
+        "float",
+        "activations",
+        "weights",
+        "wide_activation_bytes",
+        "boundaries",
+        "macs",
+        "spectral_macs",
+    )
+    said: dict[str, Any] = {k: found[k] for k in (*kept, "spectral_macs")}
     if request.recipe is not None:
         said["recipe"] = dict(request.recipe.raw)
     if request.dtypes:

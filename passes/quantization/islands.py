@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import LAST, operations
+from tapeout.compiler.operators import DEQUANTIZE, operator_name
 from tapeout.passes.quantization.placement import PRODUCTS
 from tapeout.passes.quantization.sensitivity import FUSED, RANKED, Site, Switchboard
 
@@ -172,7 +173,9 @@ def spectral(model: ir.Model) -> frozenset[str]:
     plain: dict[ir.Node, bool] = {}  # nothing but SPECTRAL operators lies before it, and a product does
     behind: dict[ir.Node, bool] = {}
     for node in model.graph:
-        makers = [m for v in node.inputs if v is not None and (m := v.producer()) is not None]
+        made = [m for v in node.inputs if v is not None and (m := v.producer()) is not None]
+        # A weight that is kept as codes is a weight.
+        makers = [m for m in made if operator_name(m) not in DEQUANTIZE or not g.is_constant(m.inputs[0])]
         op = LAST.sub("", node.op_type)
         plain[node] = op in SPECTRAL and all(plain.get(m, False) for m in makers)
         behind[node] = op in PRODUCTS or any(behind.get(m, False) for m in makers)

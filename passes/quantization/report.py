@@ -13,6 +13,7 @@ from tapeout.compiler.declaration import source_name
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import CONVOLUTIONS, LAST, MATRIX, RECURRENT, operations
 from tapeout.compiler.operators import DEQUANTIZE, dtype_name, operator_name, storage
+from tapeout.passes.quantization.islands import spectral
 from tapeout.passes.quantization.ranges import source_names
 
 META = "tapeout.quantization"
@@ -28,12 +29,14 @@ def quantization_report(model: ir.Model) -> dict[str, Any]:
     tensors and bytes by storage type (a free dimension counts as 1); `wide_activation_bytes`: of activations
     wider than 8 bits; `bits`: those of every tensor by source name; `boundaries`: conversions from float
     (`quantize`), to float (`dequantize`) and between scales (`requantize`); `macs`: multiply-accumulates by
-    the storage type of the activations, their total, and the share wider than 8 bits.
+    the storage type of the activations, their total, and the share wider than 8 bits; `spectral_macs`: those in
+    floating-point of spectral front ends, which precede a logarithm or a magnitude.
     """
     graph = model.graph
     clusters: dict[str, int] = {}
     floats: dict[str, int] = {}
     macs: dict[str, int] = {}
+    front, in_front = spectral(model), 0
     for node in graph:
         if operator_name(node) in (*DEQUANTIZE, "QuantizeLinear") or not _real(node):
             continue
@@ -42,7 +45,9 @@ def quantization_report(model: ir.Model) -> dict[str, Any]:
         if not _fused(node):
             table[node.op_type] = table.get(node.op_type, 0) + 1
         if LAST.sub("", node.op_type) in PRODUCTS:
-            macs[kind] = macs.get(kind, 0) + (operations(node, 1) or 0)
+            work = operations(node, 1) or 0
+            macs[kind] = macs.get(kind, 0) + work
+            in_front += work if kind == "float32" and node.name in front else 0
     activations: dict[str, dict[str, int]] = {}
     weights: dict[str, dict[str, int]] = {}
     bits: dict[str, int] = {}
@@ -75,6 +80,7 @@ def quantization_report(model: ir.Model) -> dict[str, Any]:
             "total": total,
             "wider_than_8_bits": round((total - narrow) / total, 6) if total else 0.0,
         },
+        "spectral_macs": in_front,
         "bits": bits,
     }
 

@@ -221,6 +221,8 @@ def _widths(found: dict[str, Any]) -> str:
     kinds = {k: n for k, n in found["macs"].items() if k not in ("total", "wider_than_8_bits")}
     shares = ", ".join(f"{100 * n / total:.3g}% {k}" for k, n in sorted(kinds.items(), key=lambda i: -i[1]))
     between = sum(found["boundaries"].values())
+    front = found["spectral_macs"]
+    shares += f" (spectral front end {100 * front / total:.3g}%)" if front else ""
     return (
         f"multiply-accumulates: {shares}; {o.bytes_text(found['wide_activation_bytes'])} of activations wider than "
         f"8 bits, {between} conversion{'s' * (between != 1)}"
