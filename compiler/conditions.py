@@ -63,7 +63,9 @@ def check(rules: Sequence[Condition], nodes: Iterable[ir.Node], tensors: Iterabl
         elif not any(map(rule.takes, nodes)):
             names = [n for node in nodes for n in origin(node)]
             ops = [op for node in nodes for op in op_names(node)]
-            hint = _near(rule.ops, ops) if rule.ops and not _matched(rule.ops, ops) else None
+            hint = None
+            if rule.ops and not _matched(rule.ops, ops):
+                hint = _near(rule.ops, ops) or f"operators here: {', '.join(sorted(set(ops)))}"
             idle.append((rule, hint or _near(rule.nodes, names)))
     if idle:
         lines = "; ".join(f"rule {r.index} ({r.text()}) matches nothing" for r, _ in idle)

@@ -49,6 +49,11 @@ class StepRule(Condition):
     amount: str | None = None  # a ratio or a pattern, as text
     rank: tuple[int, ...] | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Conditions and what is stated, as far as there is something."""
+        known = ("nodes", "ops", "skip", "method", "amount", "rank")
+        return {key: value for key in known if (value := getattr(self, key)) not in (None, ())}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -66,6 +71,13 @@ class Step:
         """The step as the command line has it, without its rules: "prune sparsegpt=0.5"."""
         amount = f"={self.amount}" if self.amount else ""
         return f"{self.kind} {self.method}{amount}" + "".join(f",{k}={v}" for k, v in self.options.items())
+
+    def as_json(self) -> dict[str, Any]:
+        """The step with its rules, for a manifest."""
+        return {
+            "step": self.text,
+            **({"rules": [rule.as_json() for rule in self.rules]} if self.rules else {}),
+        }
 
     def told(self, node: ir.Node) -> StepRule:
         """What the rules say of a layer's node: for each thing the last that matches and states it."""

@@ -26,6 +26,9 @@ from tapeout.compiler import artifact as files
 from tapeout.compiler.bundle import bundled
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.partition import Limits
+from tapeout.compiler.recipe import Recipe
+from tapeout.compiler.schemes import FLOAT32
+from tapeout.compiler.steps import Step
 from tapeout.compiler.target import Target
 from tapeout.emitting import also, emitted, finish, legalized
 from tapeout.failures import failures
@@ -145,6 +148,8 @@ def export(
     with failures(), ExitStack() as stack:
         clock = _Clock(notify)
         rules, rules_files = read_recipe(recipe), [Path(f) for f in recipe_files(recipe)]
+        todo = steps(prune, factorize, rules)
+        rules = rules and rules.quantization
         searched = quantize == AUTO
         if max_drop is not None and not searched:
             raise UsageError("--max-drop is for the search of precisions", hint=f"add --quantize {AUTO}")
@@ -167,13 +172,13 @@ def export(
         samples = None if calibration is None else Samples(calibration, preprocess, cache, jobs)
         told: dict[str, Any] = {"source": summary(prepared)}
         asked, taken = wish, samples
-        if prune or factorize:
-            from tapeout.compressing import compressed, steps
+        if todo:
+            from tapeout.compressing import compressed
 
-            todo = steps(prune, factorize)
             with clock("compress"):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tapeout-")))
-                model, prepared, told["compression"] = compressed(prepared, todo, samples, folder)
+                smaller = compressed(prepared, todo, samples, folder)
+            model, prepared, told["compression"] = smaller.path, smaller.prepared, smaller.told
             wish = Wish()  # the compressed model has been shaped as asked
             taken = None if request.scheme in REAL else samples
         if searched:
@@ -192,8 +197,8 @@ def export(
         report: dict[str, Any] = {"schema": REPORT, **told}
         with clock("passes"):
             manifest = legalized(prepared, chosen, request, asked, report, policy)
-            if prune or factorize:
-                manifest["compression"] = [step.text for step in todo]
+            if todo:
+                manifest["compression"] = [step.as_json() for step in todo]
         in_parts = prepared.parts is not None
         places = of_bundle(places, output is not None, chosen) if in_parts else of_file(places)
         proving = bundled(chosen) if in_parts else chosen
@@ -271,6 +276,9 @@ def export(
                 with clock("also"):
                     report["also"] = also(stage, places, further)
             report |= {"seconds": clock.seconds, "host": host()}
+            if todo and request.scheme != FLOAT32 and not in_parts:
+                with clock("compare"):
+                    report["compression"].append(smaller.quantized(prepared.model, request.scheme))
             stage.write(places.report, files.json_bytes(report))
             if places.depfile is not None:
                 stage.write(
@@ -292,6 +300,15 @@ def _data_files(data: str | os.PathLike[str] | None) -> list[Path]:
     from tapeout.compiler.data import files_of
 
     return files_of(Path(data))
+
+
+def steps(prune: Sequence[str], factorize: Sequence[str], recipe: Recipe | None) -> tuple[Step, ...]:
+    """What is done before quantization; reads no pass where there is nothing."""
+    if not prune and not factorize and (recipe is None or not recipe.steps):
+        return ()
+    from tapeout.compressing import asked
+
+    return asked(prune, factorize, recipe)
 
 
 class _Clock:

@@ -160,7 +160,7 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
     operators = sum(manifest["placement"].values())
     lines = [f"{model.name}: {source['nodes']} nodes, {o.bytes_text(source['weights'])} of weights"]
     if "compression" in report:
-        from tapeout.compressing import lines as compression
+        from tapeout.compression_report import lines as compression
 
         lines += compression(report["compression"])
     if dry_run:
@@ -186,7 +186,9 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
         how = f"{checked['samples']} samples ({checked['data']})"
         lines.append(f"verified on {', '.join(checked['proven'])}: {how}")
         if "ratio" in worst:
-            lines.append(_integers(checked["outputs"]))
+            lines.append(
+                _integers(checked["outputs"], "compressed model" if "compression" in report else "source")
+            )
         else:
             lines.append(
                 f"largest error {number(worst['relative'])} of the largest value, "
@@ -241,12 +243,12 @@ def _searched(found: dict[str, Any]) -> str:
     )
 
 
-def _integers(outputs: list[dict[str, Any]]) -> str:
-    """What the proof says of an artifact that computes in integers."""
+def _integers(outputs: list[dict[str, Any]], source: str) -> str:
+    """What the proof says of an artifact that computes in integers, against what it was made of."""
     least = min(outputs, key=lambda e: e["sqnr"])
     noisy = max(outputs, key=lambda e: e["ratio"])
     why = "" if not noisy["clusters_hold"] else " (every kernel keeps its bound)"
     return (
-        f"SQNR to the source {least['sqnr']:.1f} dB at '{least['output']}'; "
+        f"SQNR to the {source} {least['sqnr']:.1f} dB at '{least['output']}'; "
         f"noise {noisy['ratio']:.2f} times the quantized graph's at '{noisy['output']}'{why}"
     )

@@ -45,8 +45,8 @@ def test_steps_in_order_before_quantization(model: Path, capsys: pytest.CaptureF
     steps = ("--prune", "channels=0.3", "--prune", "sparsegpt=0.5", "--factorize", "svd=0.2")
     assert export(model, *steps, "--quantize", "int8") == 0
     said = capsys.readouterr().err
-    assert [line.split(":")[0] for line in said.splitlines()[1:4]] == [
-        "prune channels=0.3", "prune sparsegpt=0.5", "factorize svd=0.2"
+    assert [line.split("  ")[0] for line in said.splitlines()[1:7]] == [
+        "", "source", "prune channels=0.3", "prune sparsegpt=0.5", "factorize svd=0.2", "quantize int8"
     ]  # fmt: skip
     report = json.loads(model.with_name("net.tflite.report.json").read_text())["compression"]
     assert report[1]["operations"] <= 0.72 * report[0]["operations"]
@@ -55,7 +55,7 @@ def test_steps_in_order_before_quantization(model: Path, capsys: pytest.CaptureF
     source = json.loads(model.with_name("net.tflite.report.json").read_text())["source"]
     assert source["weights"] > report[1]["weight_bytes"] and f"{source['nodes']} nodes" in said
     manifest = json.loads(model.with_name("net.tflite.manifest.json").read_text())
-    assert manifest["compression"] == ["prune channels=0.3", "prune sparsegpt=0.5", "factorize svd=0.2"]
+    assert [step["step"] for step in manifest["compression"]] == [s["step"] for s in report[1:4]]
     assert [f["name"] for f in manifest["inputs"]] == ["net.onnx"]
 
 
@@ -98,13 +98,13 @@ def test_a_pruned_model_is_a_plain_model(model: Path) -> None:
     from contextlib import ExitStack
 
     from tapeout.calibrating import Samples
-    from tapeout.compressing import compressed, steps
+    from tapeout.compressing import asked, compressed
     from tapeout.road import Wish, opened, prepare
 
     with ExitStack() as stack:
         prepared = prepare(opened(stack, str(model)), Wish())
         data = Samples(str(model.with_name("calib.npz")))
-        path, _, _ = compressed(prepared, steps(["channels=0.2"], []), data, model.parent)
-    proto = onnx.load(path)
+        made = compressed(prepared, asked(["channels=0.2"], [], None), data, model.parent)
+    proto = onnx.load(made.path)
     onnx.checker.check_model(proto)
     assert {n.domain for n in proto.graph.node} == {""}
