@@ -118,7 +118,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Folded(Node):
-    """A sum of products in `accumulator` signed bits, which hold every partial sum too.
+    """A sum of products. `accumulator` signed bits hold every final sum, bias included; partial sums may wrap around.
 
     bias: int64 [out channels], with the zero point of the input folded in.
     pe: outputs computed at once; divides the out channels. simd: products of each at once.
@@ -222,7 +222,13 @@ class Add(Node):
 
         code = clip((a * multipliers[0] + b * multipliers[1] + offset) >> shift, low, high)
 
-    in `accumulator` signed bits. Multipliers are positive, the zero points are in the offset.
+    in `accumulator` signed bits. Multipliers are positive, the zero points are in the offset. With `ties_to_even`
+    (scales that are powers of two) 1 is added before the shift where bit `shift` of the sum without rounding and
+    without the zero point of the result is set: offset = start + (zero point << shift) + 2**(shift - 1) - 1, the
+    bit that of a * multipliers[0] + b * multipliers[1] + start.
+
+    differs: pairs of codes, of those that the inputs can have, whose float32 sum rounds to a neighbouring code; 0
+    wherever integers meet float32 on all pairs.
     """
 
     multipliers: tuple[int, int]
@@ -231,6 +237,9 @@ class Add(Node):
     low: int
     high: int
     accumulator: int
+    start: int = 0
+    ties_to_even: bool = False
+    differs: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -240,20 +249,25 @@ class Lookup(Node):
     table: Array
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Node):
+    """The same codes in the same order under another shape: wires. `lanes` divide the channels of both."""
+
+
 @dataclass(frozen=True, eq=False)
 class Port:
     """A border of the circuit, by the source's name, shape and type.
 
-    The array's axes in the order `axes`, flattened, are the stream of tensor `tensor`. With `real` the source's
-    array is float32: the host quantizes an input (x / scale in float32, to nearest, ties to even) and scales an
+    order: int64 [elements], where each element of the flattened array lies in the stream of tensor `tensor`; None
+    where they are in the same order. With `real` the source's array is float32: the host quantizes an input (x / scale in float32, to nearest, ties to even) and scales an
     output by the tensor's scale and zero point.
     `lanes`: elements per beat at the border. An output's beats pass a FIFO of `depth` like any reader's.
     """
 
     name: str
     shape: tuple[int, ...]
-    axes: tuple[int, ...]
     tensor: str
+    order: Array | None = None
     real: bool = False
     lanes: int = 1
     depth: int = 2

@@ -26,6 +26,7 @@ from tapeout.targets.fpga.dialect import (
     Node,
     Port,
     Requantize,
+    Reshape,
     Tensor,
     Window,
 )
@@ -91,8 +92,14 @@ def _(node: GlobalAverage, x: Array) -> Array:
 
 @compute.register
 def _(node: Add, a: Array, b: Array) -> Array:
-    sums = a * node.multipliers[0] + b * node.multipliers[1] + node.offset
-    return np.clip(sums >> node.shift, node.low, node.high)
+    sums = a * node.multipliers[0] + b * node.multipliers[1]
+    even = ((sums + node.start) >> node.shift) & 1 if node.ties_to_even else 0
+    return np.clip((sums + node.offset + even) >> node.shift, node.low, node.high)
+
+
+@compute.register
+def _(node: Reshape, x: Array) -> Array:
+    return x.reshape(len(x), *node.output.shape)
 
 
 @compute.register
@@ -133,14 +140,18 @@ def products(x: Array, weights: Array) -> Array:
 def stream(port: Port, tensor: Tensor, array: Array) -> Array:
     """The codes [samples, height, width, channels] of a border's arrays [samples, ...], each of the port's shape."""
     codes = quantized(tensor, array) if port.real else np.asarray(array, np.int64)
-    turned = codes.reshape(len(array), *port.shape).transpose(0, *(a + 1 for a in port.axes))
-    return turned.reshape(len(array), *tensor.shape)
+    flat = codes.reshape(len(array), -1)
+    if port.order is not None:
+        turned = np.empty_like(flat)
+        turned[:, port.order] = flat
+        flat = turned
+    return flat.reshape(len(array), *tensor.shape)
 
 
 def unstream(port: Port, tensor: Tensor, codes: Array) -> Array:
     """The arrays [samples, ...] at a border for codes: the inverse of `stream`."""
-    turned = codes.reshape(len(codes), *(port.shape[a] for a in port.axes))
-    back = turned.transpose(0, *(int(a) + 1 for a in np.argsort(port.axes)))
+    flat = codes.reshape(len(codes), -1)
+    back = (flat if port.order is None else flat[:, port.order]).reshape(len(codes), *port.shape)
     if not port.real:
         return back.astype(np.int8)
     made: Array = (back - tensor.zero_point).astype(np.float32) * np.float32(tensor.scale)

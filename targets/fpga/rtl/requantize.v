@@ -1,0 +1,107 @@
+// Sums to codes, LANES at once: clip((sum + bias) * multiplier + offset) >> SHIFT, LOW, HIGH), by channel.
+//
+// WORDS is a file of GROUPS hexadecimal words, one for each beat of a pixel; lane l's part holds from its lowest bit
+// on: bias, multiplier, offset and, where there are TABLES, the number of its channel's table plus one, or zero.
+// POWERS: the multiplier's field is an exponent of two. EVEN: ties go to the even code, as offset is half - 1.
+// A channel with a table has a code that is one above its guess where the sum reaches the entry for this guess:
+// entry LOW + i of table t is word t * (HIGH - LOW) + i of file ENTRIES.
+module tapeout_requantize #(
+    parameter SUM_BITS = 32, LANES = 1, GROUPS = 1, BIAS_BITS = 32, MULTIPLIER_BITS = 24, OFFSET_BITS = 48,
+    parameter TOTAL_BITS = 56, SHIFT = 0, LOW = -128, HIGH = 127, BITS = 8, POWERS = 0, EVEN = 0,
+    parameter TABLES = 0, WORDS = "", ENTRIES = ""
+) (
+    input clk,
+    input rst,
+    input in_valid,
+    output in_ready,
+    input [SUM_BITS*LANES-1:0] in_data,
+    output out_valid,
+    input out_ready,
+    output [BITS*LANES-1:0] out_data
+);
+    localparam IB = TABLES ? $clog2(TABLES + 1) : 0;
+    localparam WB = BIAS_BITS + MULTIPLIER_BITS + OFFSET_BITS + IB;
+    localparam STAGES = TABLES ? 7 : 5, SLOTS = 16, CB = 5;
+
+    // The pipeline never stops: a sum enters only where the FIFO behind has a place for its code.
+    reg [CB-1:0] free;
+    reg [STAGES:1] valid;
+    wire enter = in_valid && in_ready;
+    assign in_ready = free != 0;
+    always @(posedge clk)
+        if (rst) begin
+            free <= SLOTS; valid <= 0;
+        end else begin
+            free <= free - (enter ? 1 : 0) + (out_valid && out_ready ? 1 : 0);
+            valid <= {valid[STAGES-1:1], enter};
+        end
+
+    reg [$clog2(GROUPS+1)-1:0] group;
+    reg [WB*LANES-1:0] words[0:GROUPS-1];
+    reg [WB*LANES-1:0] word;
+    reg [SUM_BITS*LANES-1:0] sums;
+    initial $readmemh(WORDS, words);
+    always @(posedge clk)
+        if (rst) group <= 0;
+        else if (enter) group <= group == GROUPS - 1 ? 0 : group + 1;
+    always @(posedge clk) begin
+        word <= words[group];
+        sums <= in_data;
+    end
+
+    wire [BITS*LANES-1:0] codes;
+    genvar l;
+    generate
+        for (l = 0; l < LANES; l = l + 1) begin : lane
+            wire [WB-1:0] fields = word[WB*l+:WB];
+            wire signed [SUM_BITS-1:0] sum1 = sums[SUM_BITS*l+:SUM_BITS];
+            wire signed [BIAS_BITS-1:0] bias = fields[0+:BIAS_BITS];
+            reg signed [SUM_BITS-1:0] sum2;
+            reg [MULTIPLIER_BITS-1:0] multiplier2;
+            reg signed [OFFSET_BITS-1:0] offset2, offset3;
+            reg signed [TOTAL_BITS-1:0] scaled3, total4;
+            wire signed [TOTAL_BITS-1:0] shifted = total4 >>> SHIFT;
+            wire signed [BITS-1:0] clipped = shifted < LOW ? LOW : shifted > HIGH ? HIGH : shifted;
+            reg signed [BITS-1:0] code5;
+            always @(posedge clk) begin
+                sum2 <= sum1 + bias;
+                multiplier2 <= fields[BIAS_BITS+:MULTIPLIER_BITS];
+                offset2 <= fields[BIAS_BITS+MULTIPLIER_BITS+:OFFSET_BITS];
+                offset3 <= offset2;
+                total4 <= scaled3 + offset3 + (EVEN ? {{TOTAL_BITS - 1{1'b0}}, scaled3[SHIFT]} : 0);
+                code5 <= clipped;
+            end
+            if (POWERS) begin : shifter
+                wire signed [TOTAL_BITS-1:0] wide = sum2;
+                always @(posedge clk) scaled3 <= wide <<< multiplier2;
+            end else begin : multiplier
+                wire signed [MULTIPLIER_BITS:0] factor = {1'b0, multiplier2};
+                always @(posedge clk) scaled3 <= sum2 * factor;
+            end
+            if (TABLES) begin : table_lookup
+                reg [SUM_BITS-1:0] entries[0:TABLES*(HIGH-LOW)-1];
+                initial $readmemh(ENTRIES, entries);
+                reg [IB-1:0] number2, number3, number4, number5, number6;
+                reg signed [SUM_BITS-1:0] sum3, sum4, sum5, sum6, entry6;
+                reg signed [BITS-1:0] code6, code7;
+                always @(posedge clk) begin
+                    number2 <= fields[WB-1-:IB];
+                    {number3, number4, number5, number6} <= {number2, number3, number4, number5};
+                    {sum3, sum4, sum5, sum6} <= {sum2, sum3, sum4, sum5};
+                    entry6 <= entries[(number5 - 1) * (HIGH - LOW) + (code5 - LOW)];
+                    code6 <= code5;
+                    code7 <= code6 + (number6 != 0 && code6 < HIGH && sum6 >= entry6 ? 1 : 0);
+                end
+                assign codes[BITS*l+:BITS] = code7;
+            end else begin : line_only
+                assign codes[BITS*l+:BITS] = code5;
+            end
+        end
+    endgenerate
+
+    wire unused;
+    tapeout_fifo #(.BITS(BITS * LANES), .DEPTH(SLOTS)) fifo (
+        .clk(clk), .rst(rst), .in_valid(valid[STAGES]), .in_ready(unused), .in_data(codes),
+        .out_valid(out_valid), .out_ready(out_ready), .out_data(out_data)
+    );
+endmodule
