@@ -215,6 +215,13 @@ class Storage(NamedTuple):
     zero_point: ir.Value | None = None
     axis: int | None = None
 
+    @property
+    def grid(self) -> tuple[float, int]:
+        """Scale and zero point of a tensor with one of each, x = (q - zero) * scale; 1 and 0 where it holds reals
+        or has several."""
+        scale, zero = g.scalar(self.scale), g.scalar(self.zero_point)
+        return (1.0, 0) if scale is None else (float(scale), int(zero or 0))
+
 
 class Activation(NamedTuple):
     """An activation that a kernel computes together with what it is named for: Relu, or Clip with these

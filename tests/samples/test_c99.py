@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from tapeout.compiler.support_table import support_table
 from tapeout.compiler.target import Request, target
 from tests.asset_samples import samples
 from tests.assets import model_path, needs_assets
+from tests.cli.conftest import small_model
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "c99"
 PAGE = SAMPLE.parents[1] / "docs" / "targets" / "c99.md"
@@ -80,6 +82,30 @@ def test_real_models_are_proven(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "gcc" in str(made.report)
     assert "model_arena" in made.artifact.with_suffix(".h").read_text()
+
+
+@needs_gcc
+def test_artifacts_are_verified_and_compared(tmp_path: Path) -> None:
+    """With their manifest layer by layer; without it by what the runner says of inputs and outputs."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((8, 3, 8, 8)).astype(np.float32))
+    onnx.save(small_model(), tmp_path / "small.onnx")
+    model, path, data = tmp_path / "small.onnx", tmp_path / "small.c", tmp_path / "data.npz"
+    tapeout.export(
+        model, str(SAMPLE), quantize="int8", shape={"x": (1, 3, 8, 8)}, calibration=data, output=path
+    )
+    assert tapeout.verify(path, model, target=str(SAMPLE), data=data).error is None
+    layers = {f.tensor: f for f in tapeout.compare(model, path, target=str(SAMPLE), data=data).layers}
+    assert set(layers) >= {"y", "z"}
+    # Two roundings to 255 steps, and weights rounded to as many.
+    assert all(f.local is not None and f.local < 0.02 for f in layers.values())
+    path.with_name("small.c.manifest.json").unlink()
+    verified = tapeout.verify(path, model, target=str(SAMPLE), data=data, gates={"sqnr": 35})
+    assert verified.error is None and len(verified.verification.entries) == 2
+    assert {f.tensor for f in tapeout.compare(model, path, target=str(SAMPLE), data=data).layers} >= {
+        "y",
+        "z",
+    }
 
 
 def test_the_support_page_is_what_the_rows_say(bless: bool) -> None:

@@ -56,9 +56,9 @@ def text(graph: ir.Graph, program: Program, offsets: dict[ir.Value, int], arena:
         places.setdefault(value, f"(({ctype(value)} *)outputs[{i}])")
     places |= {v: f"(arena + {at})" for v, at in offsets.items()}
     places |= {v: name for name, v in program.constants.items()}
-    facts = {"inputs": graph.inputs, "outputs": graph.outputs, "steps": [s.result for s in program.steps]}
-    shown = {k: [(v.name, v.dtype.numpy().name, v.shape.numpy()) for v in vs] for k, vs in facts.items()}
-    yield "/* c99 " + json.dumps(shown).replace("/", "\\/") + " */\n" + PRELUDE
+    made = [step.result for step in program.steps]
+    facts = [[_port(v, program) for v in values] for values in (graph.inputs, graph.outputs, made)]
+    yield "/* c99 " + json.dumps(facts).replace("/", "\\/") + " */\n" + PRELUDE
     yield from (k for k in KERNELS if k.split()[2].rstrip(":") in {s.kernel for s in program.steps})
     yield f"static int8_t arena[{arena}];\n" if arena else ""
     for i, (kind, numbers) in enumerate(program.weights):
@@ -76,6 +76,10 @@ def text(graph: ir.Graph, program: Program, offsets: dict[ir.Value, int], arena:
         if f"outputs[{i}]" not in places[program.root(value)]:  # what no kernel writes there
             yield f"    memcpy(outputs[{i}], {places[program.root(value)]}, {bytes_of(value)});\n"
     yield "}\n"
+
+
+def _port(value: ir.Value, program: Program) -> list[Any]:
+    return [value.name, value.dtype.numpy().name, value.shape.numpy(), *program.grids.get(value, (0.0, 0))]
 
 
 def _lines(numbers: ir.Value | np.ndarray[Any, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 #ifdef TAPEOUT_TRACE
-void tapeout_trace(const void *data, long bytes);
+void tapeout_trace(const void *data, unsigned long bytes);
 #else
 #define tapeout_trace(data, bytes)
 #endif
@@ -53,16 +53,11 @@ static void pool(const int8_t *x, int8_t *y, const window_t *k, scale_t s, int k
         *y++ = limited(kind == 2 ? most : r.out + shifted(2 * sum * s.m / (count ? count : 1), s.s + 1), r);
     }
 }
-/* kernel add: both factors over one power of two, so that the sum is rounded once */
+/* kernel add: both factors over one power of two, so that the sum is rounded once; with 0 as one, a new scale */
 static void add(const int8_t *a, const int8_t *b, int8_t *y, long count, int32_t ma, int32_t mb, int s, int32_t zb, range_t r)
 {
     for (; count > 0; count--)
         *y++ = limited(r.out + shifted((int64_t)(*a++ - r.in) * ma + (int64_t)(*b++ - zb) * mb, s), r);
-}
-/* kernel rescale */
-static void rescale(const int8_t *x, int8_t *y, long count, scale_t s, range_t r)
-{
-    for (; count > 0; count--) *y++ = limited(r.out + shifted((int64_t)(*x++ - r.in) * s.m, s.s), r);
 }
 /* kernel softmax: along the last axis, in steps of 1/256 from -128 */
 static void softmax(const int8_t *x, int8_t *y, long rows, int depth, float scale, range_t r)

@@ -25,7 +25,7 @@ class Program:
     def __init__(self, model: ir.Model, rows: sdk.Declaration) -> None:
         self.steps, self.weights = list[Step](), list[tuple[str, ir.Value | np.ndarray[Any, Any]]]()
         self.constants, self.lives = dict[str, ir.Value](), Lives()
-        self._shares = dict[ir.Value, ir.Value]()
+        self.grids, self._shares = dict[ir.Value, tuple[float, int]](), dict[ir.Value, ir.Value]()
         self._elsewhere = {*model.graph.inputs, *model.graph.outputs}
         for node, row in sdk.lowered(model, rows):
             self._lower(node, row)
@@ -63,23 +63,21 @@ class Program:
             self._shares[made.value] = self.root(read.value)
             return
         act = sdk.fused_activation(y, row.fuses) or (node if node.op_type in ("Relu", "Clip") else None)
-        (sx, zx), (sy, zy) = _parameters(read), _parameters(made)
+        self.grids |= {stored.value: stored.grid for stored in (read, made) if stored.quantized}
+        (sx, zx), (sy, zy), (m, shift) = read.grid, made.grid, _scale(read.grid[0] / made.grid[0])
         top = min(127, zy + round(6 / sy)) if act is not None and act.op_type == "Clip" else 127
-        limits = f"(range_t){{{zx}, {zy}, {-128 if act is None else zy}, {top}}}"
-        reads, shape, factor = (
-            [read.value],
-            made.value.shape.numpy(),
-            "(scale_t){{{}, {}}}".format(*_scale(sx / sy)),
-        )
+        limits = _literal("range_t", zx, zy, -128 if act is None else zy, top)
+        reads, shape = [read.value], made.value.shape.numpy()
         count = math.prod(shape)
         if row.lower in ("conv", "fully_connected"):
             kernel, arguments = "conv", f"$0, {self._factors(node, sx, sy)}, $y, {_window(node)}, {limits}"
         elif row.lower in ("average_pool", "max_pool"):
             kind = 2 if row.lower == "max_pool" else g.attribute(node, "count_include_pad", 0)
+            factor = _literal("scale_t", m, shift)
             kernel, arguments = "pool", f"$0, $y, {_window(node)}, {factor}, {kind}, {limits}"
         elif kernel == "add":
             other = sdk.storage(node.inputs[1])
-            (sb, zb), shift = _parameters(other), _scale(max(sx, _parameters(other)[0]) / sy)[1]
+            (sb, zb), shift = other.grid, _scale(max(sx, other.grid[0]) / sy)[1]
             reads.append(other.value)
             factors = ", ".join(str(min(round(math.ldexp(s / sy, shift)), 2**31 - 1)) for s in (sx, sb))
             arguments = f"$0, $1, $y, {count}, {factors}, {shift}, {zb}, {limits}"
@@ -88,12 +86,13 @@ class Program:
         elif kernel == "transpose":
             sizes = read.value.shape.numpy()
             perm = g.attribute(node, "perm") or tuple(reversed(range(len(sizes))))
-            both = ((1,) * 4 + shape)[-4:], ((0,) * 4 + tuple(math.prod(sizes[p + 1 :]) for p in perm))[-4:]
-            arguments = "$0, $y" + "".join(f", (const int[]){{{', '.join(map(str, n))}}}" for n in both)
+            strides = [math.prod(sizes[p + 1 :]) for p in perm]
+            both = [_literal("const int[]", *([n] * 4 + list(v))[-4:]) for n, v in ((1, shape), (0, strides))]
+            arguments = f"$0, $y, {', '.join(both)}"
         elif kernel == "alias":
             kernel, arguments = "memcpy", f"$y, $0, {count}"
-        elif kernel == "rescale":
-            arguments = f"$0, $y, {count}, {factor}, {limits}"
+        elif kernel == "rescale":  # a sum with nothing
+            kernel, arguments = "add", f"$0, $0, $y, {count}, {m}, 0, {shift}, 0, {limits}"
         else:  # quantize, dequantize
             arguments = f"$0, $y, {count}, {np.float32(sy if kernel == 'quantize' else sx):.9e}f, {limits}"
         for value in (*reads, made.value):
@@ -120,7 +119,11 @@ def _window(node: ir.Node) -> str:
         sliding = [n for key in ("strides", "dilations") for n in g.attribute(node, key, (1, 1))]
         pads, group = g.attribute(node, "pads", (0, 0))[:2], g.attribute(node, "group", 1)
         numbers = [*x, *y[1:], *size, *sliding, *pads, group]
-    return f"&(const window_t){{{', '.join(map(str, numbers))}}}"
+    return "&" + _literal("const window_t", *numbers)
+
+
+def _literal(kind: str, *numbers: int) -> str:
+    return f"({kind}){{{', '.join(map(str, numbers))}}}"
 
 
 def bytes_of(value: ir.Value) -> int:
@@ -129,12 +132,6 @@ def bytes_of(value: ir.Value) -> int:
 
 def ctype(value: ir.Value) -> str:
     return {ir.DataType.FLOAT: "float", ir.DataType.INT8: "int8_t"}.get(value.dtype, "char")
-
-
-def _parameters(stored: sdk.Storage) -> tuple[float, int]:
-    """Scale and zero point; 1 and 0 of what is stored in real numbers."""
-    size, zero = g.constant(stored.scale), g.constant(stored.zero_point)
-    return 1.0 if size is None else size.flat[0].item(), 0 if zero is None else int(zero.flat[0])
 
 
 def _scale(real: float) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Runs emitted C: compiled by gcc on the host, or for a Cortex-M4 on QEMU; none where a tool is not installed."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,61 +13,64 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.sdk import InternalError, InvalidModelError, Request, UsageError
+from tapeout.sdk import InternalError, InvalidModelError, Port, Request, UsageError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 HERE = Path(__file__).parent
-FLAGS = ("-std=c99", "-Wall", "-Werror", "-pedantic", "-O2")
+FLAGS = ("-std=c99", "-Wall", "-Werror", "-pedantic", "-O2", "-DTAPEOUT_TRACE")
 BOARD = ("-mcpu=cortex-m4", "-mthumb", "--specs=rdimon.specs", "-T", HERE / "cortex_m.ld")
-COMPILERS = {"host": ("gcc",), "cortex-m": ("arm-none-eabi-gcc", *BOARD)}
 QEMU = ("qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-semihosting", "-kernel")
-EMULATORS = {"host": (), "cortex-m": QEMU}
+TOOLS = {"host": (("gcc",), ()), "cortex-m": (("arm-none-eabi-gcc", *BOARD), QEMU)}  # a compiler, an emulator
 
 
 def runners(artifact: Path, request: Request) -> Sequence["Compiled"]:
-    tools = [COMPILERS[request.device][0], *EMULATORS[request.device][:1]]
+    tools = [command[0] for command in TOOLS[request.device] if command]
     return (Compiled(artifact, request.device),) if all(map(shutil.which, tools)) else ()
 
 
 class Compiled:
     """An artifact, compiled. Raises InvalidModelError where it is none, or not as it was written."""
 
+    quantized = True
+
     def __init__(self, artifact: Path, device: str) -> None:
         body, _, end = artifact.read_bytes().rpartition(b"/* crc32 ")
-        start = re.match(rb"/\* c99 (\{.*\}) \*/\n", body)
+        start = re.match(rb"/\* c99 (\[.*\]) \*/\n", body)
         if start is None or end != f"{zlib.crc32(body):08x} */\n".encode():
             raise InvalidModelError(f"'{artifact.name}' is not as c99 has written it")
-        self.facts, self.device, compiler = json.loads(start[1]), device, COMPILERS[device][0]
+        facts = [[Port(n, t, tuple(s), *grid) for n, t, s, *grid in ports] for ports in json.loads(start[1])]
+        self._inputs, self._outputs, self._steps = facts
+        (compiler, *board), self._emulator = TOOLS[device]
         self._folder = tempfile.TemporaryDirectory(prefix="c99-")
-        source, main = artifact.absolute(), HERE / "main.c"
-        self._sources = ("-include", source.with_suffix(".h"), main, source)
+        source = artifact.absolute()
+        sources = ("-include", source.with_suffix(".h"), HERE / "main.c", source)
+        self._call(compiler, *board, *FLAGS, *sources, "-lm", "-o", "program")
         version = self._call(compiler, "-dumpfullversion").strip()
-        self.runtime = f"{compiler} {version}{' on QEMU' if EMULATORS[device] else ''}"
+        self.device, self.runtime = device, f"{compiler} {version}{' on QEMU' if self._emulator else ''}"
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """The outputs for `inputs`, both keyed by the source's names."""
-        return self._run(inputs, self.facts["outputs"], "out.bin")
+        return self.tensors(inputs, [port.name for port in self._outputs])
 
     def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> Arrays:
-        """The tensors among `names` that kernels write."""
-        found = self._run(inputs, self.facts["steps"], "trace.bin", "-DTAPEOUT_TRACE")
-        return {n: found[n] for n in names if n in found}
+        """The tensors among `names` that kernels write, and outputs."""
+        for name, dtype, shape in ((port.name, port.dtype, port.shape) for port in self._inputs):
+            if name not in inputs or inputs[name].dtype != dtype or inputs[name].shape != shape:
+                raise UsageError(f"input '{name}' must be given as {dtype} {list(shape)}")
+        folder, found, at = Path(self._folder.name), Arrays(), 0
+        (folder / "in.bin").write_bytes(b"".join(inputs[port.name].tobytes() for port in self._inputs))
+        self._call(*self._emulator, folder / "program")
+        data = (folder / "out.bin").read_bytes()
+        for port in (*self._steps, *self._outputs):
+            array = np.frombuffer(data, port.dtype, math.prod(port.shape), at).reshape(port.shape)
+            found[port.name], at = array, at + array.nbytes
+        return {name: found[name] for name in names if name in found}
 
-    def _run(self, inputs: Mapping[str, Any], ports: Sequence[Any], result: str, *flags: str) -> Arrays:
-        for name, dtype, shape in self.facts["inputs"]:
-            if name not in inputs or inputs[name].dtype != dtype or list(inputs[name].shape) != shape:
-                raise UsageError(f"input '{name}' must be given as {dtype} {shape}")
-        folder = Path(self._folder.name)
-        (folder / "in.bin").write_bytes(b"".join(inputs[n].tobytes() for n, _, _ in self.facts["inputs"]))
-        program = folder / f"program{''.join(flags)}"
-        if not program.exists():
-            self._call(*COMPILERS[self.device], *FLAGS, *flags, *self._sources, "-lm", "-o", program)
-        self._call(*EMULATORS[self.device], program)
-        data, at, found = (folder / result).read_bytes(), 0, Arrays()
-        for name, dtype, shape in ports:
-            found[name] = np.frombuffer(data, dtype, int(np.prod(shape)), at).reshape(shape)
-            at += found[name].nbytes
-        return found
+    def ports(self) -> tuple[list[Port], list[Port]]:
+        return self._inputs, self._outputs
+
+    def names(self) -> list[str]:
+        return [port.name for port in self._steps]
 
     def _call(self, *command: str | Path) -> str:
         where = {"cwd": self._folder.name, "stdin": subprocess.DEVNULL, "timeout": 600}
