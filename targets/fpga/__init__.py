@@ -1,1 +1,17 @@
-"""The FPGA target: verified circuits from a quantized graph."""
+"""The FPGA target: circuits in Verilog, verified cycle by cycle against the quantized graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tapeout.sdk import Quantity, declarations
+
+
+def _quantities() -> Iterable[Quantity]:
+    from tapeout.targets.fpga.quantities import QUANTITIES
+
+    return QUANTITIES
+
+
+declaration: Callable[..., object] = declarations(Path(__file__).with_name("target.toml"), _quantities)

@@ -259,9 +259,10 @@ class Port:
     """A border of the circuit, by the source's name, shape and type.
 
     order: int64 [elements], where each element of the flattened array lies in the stream of tensor `tensor`; None
-    where they are in the same order. With `real` the source's array is float32: the host quantizes an input (x / scale in float32, to nearest, ties to even) and scales an
-    output by the tensor's scale and zero point.
-    `lanes`: elements per beat at the border. An output's beats pass a FIFO of `depth` like any reader's.
+    where they are in the same order.
+    real: the source's array is float32; the host quantizes an input (x / scale in float32, to nearest, ties to even)
+    and scales an output by the tensor's scale and zero point.
+    lanes: elements per beat at the border. An output's beats pass a FIFO of `depth` like any reader's.
     """
 
     name: str

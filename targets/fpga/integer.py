@@ -94,7 +94,8 @@ def _(node: GlobalAverage, x: Array) -> Array:
 def _(node: Add, a: Array, b: Array) -> Array:
     sums = a * node.multipliers[0] + b * node.multipliers[1]
     even = ((sums + node.start) >> node.shift) & 1 if node.ties_to_even else 0
-    return np.clip((sums + node.offset + even) >> node.shift, node.low, node.high)
+    codes: Array = np.clip((sums + node.offset + even) >> node.shift, node.low, node.high)
+    return codes
 
 
 @compute.register
@@ -113,7 +114,7 @@ def requantize(sums: Array, form: Requantize) -> Array:
     scaled = sums * form.multiplier
     even = (scaled >> form.shift) & 1 if form.ties_to_even else 0
     total = scaled + form.offset + even
-    codes = np.clip(total >> form.shift, form.low, form.high)
+    codes: Array = np.clip(total >> form.shift, form.low, form.high)
     for channel, table in form.tables.items():
         guess = codes[..., channel]
         above = np.append(table, np.iinfo(np.int64).max)  # no code lies above `high`

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from tapeout.compiler.operators import operator_name
 from tapeout.sdk import Call, Quantity, quantity
 from tapeout.sdk import graph as g
 
@@ -61,11 +65,12 @@ def _(call: Call) -> Any:
     return made is not None and made.op_type in _FUSING and g.only_use(made.outputs[0]) is call.node
 
 
-@own("fpga.border", "real numbers at an input of the model")
+@own("fpga.border", "numbers of the model's inputs or of the circuit")
 def _(call: Call) -> Any:
-    """True where a QuantizeLinear reads an input of the model."""
+    """True where a QuantizeLinear reads an input of the model or what an operator with a row makes."""
     value = call.input(0)
-    return value is not None and value.is_graph_input()
+    made = None if value is None else value.producer()
+    return made is None or operator_name(made) in _operators()
 
 
 @own("fpga.order", "a transposition outside the circuit")
@@ -76,6 +81,12 @@ def _(call: Call) -> Any:
         return None
     moved = [a for a in (perm or range(len(dims))[::-1]) if dims[a] != 1]
     return moved == sorted(moved) or _from_input(call.node) or _to_products(call.output(0))
+
+
+@functools.cache
+def _operators() -> frozenset[str]:
+    """The operators that have rows."""
+    return frozenset(tomllib.loads(Path(__file__).with_name("target.toml").read_text())["op"])
 
 
 def _from_input(node: ir.Node) -> bool:

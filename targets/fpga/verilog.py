@@ -62,7 +62,7 @@ class Text:
     def name(self, source: str) -> str:
         """A Verilog identifier for a name of the graph, the same for the same name."""
         if source not in self.names:
-            plain = re.sub(r"\W+", "_", source).strip("_") or "node"
+            plain = re.sub(r"[\W_]+", "_", source).strip("_") or "node"
             plain = plain if plain[0].isalpha() else f"n_{plain}"
             taken = set(self.names.values())
             fresh = (plain if i == 0 else f"{plain}_{i}" for i in range(len(taken) + 1))
@@ -212,7 +212,7 @@ def _reader(text: Text, name: str, x: Wires, lanes: int, depth: int) -> Wires:
             parameters = {"BITS": x.bits, "IN": x.lanes, "OUT": step}
             x = text.through("resize", f"{name}_{step}", parameters, x, step)
     if depth:
-        x = text.through("fifo", f"{name}_fifo", {"BITS": x.width, "DEPTH": depth}, x, lanes)
+        x = text.through("fifo", name, {"BITS": x.width, "DEPTH": depth}, x, lanes)
     return x
 
 

@@ -62,13 +62,14 @@ module tapeout_requantize #(
             reg signed [TOTAL_BITS-1:0] scaled3, total4;
             wire signed [TOTAL_BITS-1:0] shifted = total4 >>> SHIFT;
             wire signed [BITS-1:0] clipped = shifted < LOW ? LOW : shifted > HIGH ? HIGH : shifted;
+            wire tie = EVEN && scaled3[SHIFT];
             reg signed [BITS-1:0] code5;
             always @(posedge clk) begin
                 sum2 <= sum1 + bias;
                 multiplier2 <= fields[BIAS_BITS+:MULTIPLIER_BITS];
                 offset2 <= fields[BIAS_BITS+MULTIPLIER_BITS+:OFFSET_BITS];
                 offset3 <= offset2;
-                total4 <= scaled3 + offset3 + (EVEN ? {{TOTAL_BITS - 1{1'b0}}, scaled3[SHIFT]} : 0);
+                total4 <= scaled3 + offset3 + $signed({1'b0, tie});
                 code5 <= clipped;
             end
             if (POWERS) begin : shifter
