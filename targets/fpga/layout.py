@@ -134,9 +134,9 @@ class Scaling:
             yield f"{join((f, bits) for f in fields[first : first + lanes]):x}"
 
     def entries(self) -> Iterator[str]:
-        """The words of the tables, one table after another, in hexadecimal."""
+        """The words of the tables in hexadecimal, 256 for each, of which the last may be unused."""
         for _, table in sorted(self.form.tables.items()):
-            yield from (f"{join([(int(t), self.accumulator)]):x}" for t in table)
+            yield from (f"{join([(int(t), self.accumulator)]):x}" for t in np.resize(table, 256))
 
 
 def join(fields: Iterable[tuple[int, int]]) -> int:

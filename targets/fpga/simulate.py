@@ -119,7 +119,7 @@ def driver(graph: Graph, circuit: Mapping[str, bytes]) -> dict[str, bytes]:
     levels = ", ".join(f'{{"{f}", t.rootp->top__DOT__{f}__DOT__most}}' for f in fifos)
     lines.append(f"static std::vector<Level> levels(Vtop& t) {{ return {{{levels}}}; }}")
     return {
-        "simulate.cpp": files("tapeout.targets.fpga").joinpath("bench", "simulate.cpp").read_bytes(),
+        "simulate.cpp": files("tapeout.targets.fpga").joinpath("rtl", "simulate.cpp").read_bytes(),
         "ports.h": "\n".join(lines).encode(),
     }
 

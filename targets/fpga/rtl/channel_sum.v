@@ -33,8 +33,8 @@ module tapeout_channel_sum #(
     generate
         for (l = 0; l < LANES; l = l + 1) begin : lane
             wire signed [BITS-1:0] x = in_data[BITS*l+:BITS];
-            wire signed [SUM_BITS-1:0] sum = held[SUM_BITS*l+:SUM_BITS];
-            assign summed[SUM_BITS*l+:SUM_BITS] = (pixel == 0 ? {SUM_BITS{1'b0}} : sum) + x;
+            wire signed [SUM_BITS-1:0] sum = pixel == 0 ? 0 : held[SUM_BITS*l+:SUM_BITS];
+            assign summed[SUM_BITS*l+:SUM_BITS] = sum + x;
         end
     endgenerate
 endmodule

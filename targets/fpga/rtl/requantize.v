@@ -4,7 +4,7 @@
 // on: bias, multiplier, offset and, where there are TABLES, the number of its channel's table plus one, or zero.
 // POWERS: the multiplier's field is an exponent of two. EVEN: ties go to the even code, as offset is half - 1.
 // A channel with a table has a code that is one above its guess where the sum reaches the entry for this guess:
-// entry LOW + i of table t is word t * (HIGH - LOW) + i of file ENTRIES.
+// entry i of table t, for the guess LOW + i, is word t * 2^BITS + i of file ENTRIES.
 module tapeout_requantize #(
     parameter SUM_BITS = 32, LANES = 1, GROUPS = 1, BIAS_BITS = 32, MULTIPLIER_BITS = 24, OFFSET_BITS = 48,
     parameter TOTAL_BITS = 56, SHIFT = 0, LOW = -128, HIGH = 127, BITS = 8, POWERS = 0, EVEN = 0,
@@ -80,16 +80,18 @@ module tapeout_requantize #(
                 always @(posedge clk) scaled3 <= sum2 * factor;
             end
             if (TABLES) begin : table_lookup
-                reg [SUM_BITS-1:0] entries[0:TABLES*(HIGH-LOW)-1];
+                reg [SUM_BITS-1:0] entries[0:(TABLES<<BITS)-1];
                 initial $readmemh(ENTRIES, entries);
                 reg [IB-1:0] number2, number3, number4, number5, number6;
                 reg signed [SUM_BITS-1:0] sum3, sum4, sum5, sum6, entry6;
                 reg signed [BITS-1:0] code6, code7;
+                wire [BITS-1:0] step = code5 - LOW;
+                wire [IB-1:0] table_index = number5 - 1;
                 always @(posedge clk) begin
                     number2 <= fields[WB-1-:IB];
                     {number3, number4, number5, number6} <= {number2, number3, number4, number5};
                     {sum3, sum4, sum5, sum6} <= {sum2, sum3, sum4, sum5};
-                    entry6 <= entries[(number5 - 1) * (HIGH - LOW) + (code5 - LOW)];
+                    entry6 <= entries[{table_index, step}];
                     code6 <= code5;
                     code7 <= code6 + (number6 != 0 && code6 < HIGH && sum6 >= entry6 ? 1 : 0);
                 end
