@@ -45,14 +45,17 @@ class Widen(NodeRule):
             return None
         inputs = [self.wide(op, v) for v in node.inputs]
         made = op.node(node.op_type, inputs, dict(node.attributes), len(node.outputs), node.domain)
-        results = []
-        for old, new in zip(node.outputs, made, strict=True):
-            narrow = old.dtype
-            if narrow is not None and narrow in self.types:
-                new = op.Cast(new, to=narrow)
-                new.producer().metadata_props[MARK] = "1"
-            results.append(new)
-        return results
+        return [self.back(op, old, new) for old, new in zip(node.outputs, made, strict=True)]
+
+    def back(self, op: Builder, old: ir.Value, new: ir.Value) -> ir.Value:
+        """`new`, computed in the other type, in the type of `old`, which it stands for."""
+        if old.dtype is None or old.dtype not in self.types:
+            return new
+        cast: ir.Value = op.Cast(new, to=old.dtype)
+        made = cast.producer()
+        assert made is not None
+        made.metadata_props[MARK] = "1"
+        return cast
 
     def wide(self, op: Builder, value: ir.Value | None) -> ir.Value | None:
         """`value` in the wide type; without the rounding behind a widened operator unless it is asked for."""

@@ -1,0 +1,110 @@
+"""The road of a model to TensorRT, as one visible tuple."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from tapeout.compiler.narrowing import OPTION as WIDE
+from tapeout.compiler.narrowing import patterns
+from tapeout.passes.quantization.arriving import ARRIVING
+from tapeout.sdk import CANONICALIZE, FUSION, STATIC, Changes, Decompose, Pass, Recipe, Request, UsageError
+from tapeout.targets.nvidia.precision import HALF, WIDE_SUMS, ComputeInHalf
+from tapeout.targets.nvidia.sizes import OPTION as SIZE
+from tapeout.targets.nvidia.sizes import sizes_of
+
+# Options, and what each is for.
+KNOWN: Mapping[str, str] = {
+    SIZE: "sizes of a free dimension, least, best and most: size.N=1:8:32",
+    WIDE: "what float16 and bfloat16 leave in float32: names of source nodes, or patterns",
+    "level": "effort of TensorRT's builder, 0 to 5",
+    "cache": "name of the timing cache that builds share",
+    "refit": "true: the engine's weights can be exchanged",
+    "threads": "threads of the runner",
+    "refine": "how long a quantized graph is worked on",
+}
+# Written out only when everything else is settled: their sums must be seen as what they are.
+WHOLE = frozenset({"RMSNormalization", "GroupNormalization", "MeanVarianceNormalization"})
+
+
+def passes(request: Request) -> tuple[Pass, ...]:
+    """The passes for `request.scheme`, in order."""
+    rows = kernels(request.device)
+    return (
+        CheckOptions(request.options),
+        *CANONICALIZE,
+        *FUSION,
+        Decompose(rows | WHOLE),
+        *CANONICALIZE,
+        WIDE_SUMS,
+        ARRIVING,
+        *measured(request),
+        *half(request),
+        Decompose(rows),
+        *CANONICALIZE,
+        *integers(request),
+    )
+
+
+def half(request: Request) -> tuple[Pass, ...]:
+    """What computes in half precision, for a scheme that does so."""
+    if request.scheme not in HALF:
+        return ()
+    return (ComputeInHalf(request.scheme, patterns(request.options.get(WIDE, ""))),)
+
+
+def measured(request: Request) -> tuple[Pass, ...]:
+    """The measurement of the float graph, for a scheme with ranges."""
+    if request.calibration is None or request.scheme not in STATIC:
+        return ()
+    from tapeout.compiler.calibration.step import Calibrate
+
+    return (Calibrate(request.calibration),)
+
+
+def integers(request: Request) -> tuple[Pass, ...]:
+    """What quantizes activations and weights, for a static scheme."""
+    if request.scheme not in STATIC:
+        return ()
+    from tapeout.passes.quantization.refined import OPTION as REFINE
+    from tapeout.passes.quantization.refined import refined
+    from tapeout.sdk import Quantize
+    from tapeout.targets.nvidia.tensorrt import declaration
+
+    calibration, recipe = request.calibration, request.recipe or Recipe()
+    quantize = Quantize(
+        STATIC[request.scheme],
+        declaration(request.device),
+        None if calibration is None else lambda: calibration.collected,
+        recipe,
+        request.dtypes,
+    )
+    whole = bool(request.dtypes) or not recipe.islands
+    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
+
+
+def kernels(device: str) -> frozenset[str]:
+    """The standard operators that are not written out in simpler ones: rows take them."""
+    from tapeout.targets.nvidia.tensorrt import declaration
+
+    return frozenset(op for op in declaration(device).rows if "::" not in op)
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Holds the options against what is known and against the model, before anything is done."""
+
+    options: Mapping[str, str]
+    name: str = "options"
+
+    def __call__(self, model: ir.Model) -> Changes:
+        for key in self.options:
+            if key not in KNOWN and not (key.startswith(SIZE) and key != SIZE):
+                near = difflib.get_close_matches(key, KNOWN, 1)
+                say = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(KNOWN)}"
+                raise UsageError(f"target 'tensorrt' has no option '{key}'; {say}")
+        sizes_of(model, self.options)
+        return Changes(0)
