@@ -26,6 +26,7 @@ from tapeout.targets.fpga.dialect import (
     Lookup,
     MaxPool,
     Node,
+    Reshape,
 )
 from tapeout.targets.fpga.layout import Geometry, Scaling, folds, geometry, hex_lines, weight_words
 
@@ -286,7 +287,8 @@ def _add(text: Text, graph: Graph, node: Add, x: list[Wires], packing: int) -> W
         "BITS": BITS, "LANES": node.lanes, "FACTOR_BITS": bits,
         "FACTOR_A": Sized(node.multipliers[0], bits), "FACTOR_B": Sized(node.multipliers[1], bits),
         "SUM_BITS": node.accumulator, "OFFSET": Sized(node.offset, node.accumulator),
-        "SHIFT": node.shift, "LOW": node.low, "HIGH": node.high,
+        "START": Sized(node.start, node.accumulator), "SHIFT": node.shift, "LOW": node.low, "HIGH": node.high,
+        "EVEN": int(node.ties_to_even),
     }  # fmt: skip
     made = text.wires(f"{name}_codes", node.lanes)
     text.instance("add", f"{name}_add", parameters, {**x[0].ends("a"), **x[1].ends("b"), **made.ends("out")})
@@ -302,6 +304,10 @@ def _max_pool(text: Text, graph: Graph, node: MaxPool, x: list[Wires], packing: 
     return text.through("max", f"{name}_codes", parameters, taps, node.lanes)
 
 
+def _reshape(text: Text, graph: Graph, node: Reshape, x: list[Wires], packing: int) -> Wires:
+    return x[0]
+
+
 def _lookup(text: Text, graph: Graph, node: Lookup, x: list[Wires], packing: int) -> Wires:
     name = text.name(node.name)
     path = f"memories/{name}_table.hex"
@@ -311,7 +317,7 @@ def _lookup(text: Text, graph: Graph, node: Lookup, x: list[Wires], packing: int
 
 BUILDERS: dict[type[Node], Callable[[Text, Graph, Any, list[Wires], int], Wires]] = {
     Conv: _folded, Depthwise: _folded, Dense: _folded, AveragePool: _folded, GlobalAverage: _folded,
-    Add: _add, MaxPool: _max_pool, Lookup: _lookup,
+    Add: _add, MaxPool: _max_pool, Lookup: _lookup, Reshape: _reshape,
 }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 // Two streams to one: clip((a * FACTOR_A + b * FACTOR_B + OFFSET) >> SHIFT, LOW, HIGH), LANES elements at once.
+//
+// EVEN: ties go to the even code: bit SHIFT of the sum with START instead of OFFSET is added before the shift.
 module tapeout_add #(
     parameter BITS = 8, LANES = 1, FACTOR_BITS = 16, FACTOR_A = 1, FACTOR_B = 1, SUM_BITS = 32,
-    parameter [SUM_BITS-1:0] OFFSET = 0,
-    parameter SHIFT = 0, LOW = -128, HIGH = 127
+    parameter [SUM_BITS-1:0] OFFSET = 0, START = 0,
+    parameter SHIFT = 0, LOW = -128, HIGH = 127, EVEN = 0
 ) (
     input clk,
     input rst,
@@ -16,7 +18,7 @@ module tapeout_add #(
     input out_ready,
     output [BITS*LANES-1:0] out_data
 );
-    localparam STAGES = 4, SLOTS = 8, CB = 4;
+    localparam STAGES = 5, SLOTS = 8, CB = 4;
     localparam signed [FACTOR_BITS:0] A = FACTOR_A, B = FACTOR_B;
 
     // The pipeline never stops: a pair enters only where the FIFO behind has a place for its sum.
@@ -37,18 +39,21 @@ module tapeout_add #(
     genvar l;
     generate
         for (l = 0; l < LANES; l = l + 1) begin : lane
-            reg signed [BITS-1:0] a1, b1, code4;
-            reg signed [SUM_BITS-1:0] a2, b2, sum3;
-            wire signed [SUM_BITS-1:0] shifted = sum3 >>> SHIFT;
+            reg signed [BITS-1:0] a1, b1, code5;
+            reg signed [SUM_BITS-1:0] a2, b2, sum3, sum4;
+            wire signed [SUM_BITS-1:0] parity = sum3 + $signed(START);
+            wire tie = EVEN && parity[SHIFT];
+            wire signed [SUM_BITS-1:0] shifted = sum4 >>> SHIFT;
             always @(posedge clk) begin
                 a1 <= a_data[BITS*l+:BITS];
                 b1 <= b_data[BITS*l+:BITS];
                 a2 <= a1 * A;
                 b2 <= b1 * B;
-                sum3 <= a2 + b2 + $signed(OFFSET);
-                code4 <= shifted < LOW ? LOW : shifted > HIGH ? HIGH : shifted;
+                sum3 <= a2 + b2;
+                sum4 <= sum3 + $signed(OFFSET) + $signed({1'b0, tie});
+                code5 <= shifted < LOW ? LOW : shifted > HIGH ? HIGH : shifted;
             end
-            assign codes[BITS*l+:BITS] = code4;
+            assign codes[BITS*l+:BITS] = code5;
         end
     endgenerate
 
