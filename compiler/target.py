@@ -110,6 +110,8 @@ class Target:
     place: Callable[[Path | None, Mapping[str, str]], Path | None] | None = None
     # Files that options ask for besides the artifact at a place, each with what makes it of the proven artifact.
     also: Callable[[Path, Request], Mapping[Path, Callable[[Path], bytes]]] | None = None
+    # The option that leaves zeros of weights out of the artifact, of which `inspect` then tells under "packed".
+    packs: str | None = None
     # The artifact on whatever device, for `bench` in place of runners: a hint is "latency", "throughput" or None.
     timers: Callable[[Path, Request, str | None], Sequence[Timer]] | None = None
 

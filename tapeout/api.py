@@ -173,7 +173,7 @@ def export(
         told: dict[str, Any] = {"source": summary(prepared)}
         asked, taken = wish, samples
         if todo:
-            from tapeout.compressing import compressed
+            from tapeout.compressing import compressed, stored_zeros
 
             with clock("compress"):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tapeout-")))
@@ -276,9 +276,11 @@ def export(
                 with clock("also"):
                     report["also"] = also(stage, places, further)
             report |= {"seconds": clock.seconds, "host": host()}
-            if todo and request.scheme != FLOAT32 and not in_parts:
+            if todo and not in_parts:
                 with clock("compare"):
-                    report["compression"].append(smaller.quantized(prepared.model, request.scheme))
+                    if request.scheme != FLOAT32:
+                        report["compression"].append(smaller.quantized(prepared.model, request.scheme))
+                    report["zeros"] = stored_zeros(chosen, request, stage.path(places.artifact))
             stage.write(places.report, files.json_bytes(report))
             if places.depfile is not None:
                 stage.write(

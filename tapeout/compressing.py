@@ -20,6 +20,7 @@ from tapeout.compiler.errors import UsageError
 from tapeout.compiler.pipeline import Pass, run
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.steps import Step, StepRule
+from tapeout.compiler.target import Request, Target
 from tapeout.compression_report import Comparison, figures
 from tapeout.road import Prepared, Wish, prepare
 
@@ -199,6 +200,13 @@ class Compressed:
             **figures(model),
             **(self.compare(model) if self.compare is not None else {}),
         }
+
+
+def stored_zeros(target: Target, request: Request, artifact: Path) -> dict[str, Any]:
+    """How the artifact holds zeros: `option` is what packs them (None: nothing does), `packed` what it packed."""
+    asked = target.packs is not None and target.packs in request.options and target.inspect is not None
+    found = target.inspect(artifact)["packed"] if asked and target.inspect is not None else None
+    return {"option": target.packs, "packed": found}
 
 
 def compressed(prepared: Prepared, todo: Sequence[Step], samples: Samples | None, folder: Path) -> Compressed:

@@ -116,8 +116,9 @@ class Comparison:
         return said
 
 
-def lines(told: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was done, for people: a table with a row for each step, and what it left as it was."""
+def lines(told: Sequence[Mapping[str, Any]], zeros: Mapping[str, Any] | None = None) -> list[str]:
+    """What was done, for people: a table with a row for each step, what it left as it was, and where weights became
+    zero what that is worth in an artifact that holds them as `zeros` tells."""
     from tapeout.commands.options import bytes_text
 
     rows = [("", "operations", "weights", "zeros", "bytes", "SQNR", "agree")]
@@ -140,7 +141,33 @@ def lines(told: Sequence[Mapping[str, Any]]) -> list[str]:
         if left:
             more = f", and {len(left) - NAMED} more in the report" if len(left) > NAMED else ""
             found.append(f"{said['step']} left: {'; '.join(left[:NAMED])}{more}")
+    shares = [said["zeros"] / max(said["weights"], 1) for said in (told[0], told[-1])]
+    if zeros is not None and shares[1] > shares[0]:
+        found.append(_worth(zeros))
     return [line.rstrip() for line in found]
+
+
+def _worth(zeros: Mapping[str, Any]) -> str:
+    """What zeros save."""
+    from tapeout.commands.options import bytes_text
+
+    packed = zeros["packed"]
+    if not packed or not packed["tensors"]:
+        option = (
+            f" (--option {zeros['option']}=true packs them)" if zeros["option"] and packed is None else ""
+        )
+        return f"zeros take their bytes in the artifact{option}, and as much time as other weights"
+    skipped = packed["read_packed"]
+    time = (
+        f"kernels skip the zeros of {skipped} and unpack the others"
+        if skipped
+        else "they are unpacked in memory"
+    )
+    return (
+        f"zeros: {packed['tensors']} weights take {bytes_text(packed['bytes'])} instead of "
+        f"{bytes_text(packed['dense_bytes'])}; {time}: fewer bytes"
+        + (", less time in those" if skipped else ", no less time")
+    )
 
 
 def _count(number: int) -> str:

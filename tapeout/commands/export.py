@@ -162,7 +162,7 @@ def summary(model: Path, result: Export, dry_run: bool) -> str:
     if "compression" in report:
         from tapeout.compression_report import lines as compression
 
-        lines += compression(report["compression"])
+        lines += compression(report["compression"], report.get("zeros"))
     if dry_run:
         lines.append(f"would write {', '.join(map(str, result.outputs))}")
     else:

@@ -83,6 +83,12 @@ def _tflite(found: Mapping[str, Any], name: str) -> str:
         (kind, f"{w['tensors']:,}", o.bytes_text(w["bytes"])) for kind, w in found["weights_by_type"].items()
     ]
     lines += _section("weights", ("type", "tensors", "size"), weights)
+    packed = found["packed"]
+    if packed["tensors"]:
+        lines.append(
+            f"{packed['tensors']} weights without their zeros: {o.bytes_text(packed['bytes'])} instead of "
+            f"{o.bytes_text(packed['dense_bytes'])}"
+        )
     for index, graph in enumerate(found["subgraphs"]):
         rows = [
             (*op.rsplit(" v", 1), f"{n:,}")

@@ -57,4 +57,5 @@ TARGET = Target(
     emit=_emit,
     runners=_runners,
     inspect=_inspect,
+    packs="sparse",
 )

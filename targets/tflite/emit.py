@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.states import states
 from tapeout.sdk import Declaration, Refusal, Request, UnsupportedError
-from tapeout.targets.tflite import writer
+from tapeout.targets.tflite import sparse, writer
 from tapeout.targets.tflite.builder import Builder
 from tapeout.targets.tflite.clusters import Cluster, cluster
 from tapeout.targets.tflite.lower import LOWERINGS
@@ -22,12 +22,15 @@ def emit(model: ir.Model, sink: BinaryIO, request: Request) -> None:
     """Write `model`, which the passes have legalized and the declaration accepts, to `sink`."""
     from tapeout.targets.tflite import declaration
 
-    writer.write(build(model, declaration(request.device), states(model, request.options)), sink)
+    pairs = states(model, request.options)
+    writer.write(build(model, declaration(request.device), pairs, sparse.asked(request)), sink)
 
 
-def build(model: ir.Model, rows: Declaration, pairs: Mapping[str, str] | None = None) -> writer.File:
+def build(
+    model: ir.Model, rows: Declaration, pairs: Mapping[str, str] | None = None, packed: bool = False
+) -> writer.File:
     """The tables of the file; weights are referred to, not read. `pairs` are inputs and outputs that the file
-    keeps as its state."""
+    keeps as its state; with `packed` zeros of weights are left out where that saves bytes."""
 
     def find(node: ir.Node) -> Cluster:
         row = rows.match(node, model.functions)
@@ -47,6 +50,8 @@ def build(model: ir.Model, rows: Declaration, pairs: Mapping[str, str] | None = 
     builder.lower(graph)
     kept.assign()
     builder.finish(outputs)
+    if packed:
+        sparse.pack(file)
     serving = writer.Signature(
         "serving_default",
         [(v.name or "", i) for v, i in zip(inputs, builder.graph.inputs, strict=True)],

@@ -25,6 +25,7 @@ from tapeout.sdk import (
     Scheme,
     UsageError,
 )
+from tapeout.targets.tflite import sparse
 from tapeout.targets.tflite.legalize.depth import OverDepth
 from tapeout.targets.tflite.legalize.fusible import FusibleActivations
 from tapeout.targets.tflite.legalize.padding import Padding
@@ -51,6 +52,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
     storage: tuple[Pass, ...] = ()
     if half or rules.states((FLOAT16,)):
         storage = (HalfStorage(wide=wide, recipe=rules, otherwise=half),)
+    sparse.asked(request)
     measured = calibration(request)
     kept = (CheckStates(request.options),) if STATE in request.options else ()
     if kept and request.scheme not in FLOAT:

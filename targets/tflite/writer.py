@@ -40,6 +40,7 @@ class Tensor:
     is_variable: bool = False
     has_rank: bool = True
     quantization: Any = None
+    sparsity: Any = None  # how the elements in the buffer lie, where zeros are left out
 
 
 @dataclass
@@ -210,6 +211,7 @@ def _tensor(b: flatbuffers.Builder, tensor: Tensor) -> int:
     shape = _ints(b, tensor.shape)
     signature = None if tensor.signature is None else _ints(b, tensor.signature)
     quantization = None if tensor.quantization is None else tensor.quantization.Pack(b)
+    sparsity = None if tensor.sparsity is None else tensor.sparsity.Pack(b)
     name = b.CreateString(tensor.name)
     s.TensorStart(b)
     s.TensorAddShape(b, shape)
@@ -222,6 +224,8 @@ def _tensor(b: flatbuffers.Builder, tensor: Tensor) -> int:
         s.TensorAddIsVariable(b, True)
     if signature is not None:
         s.TensorAddShapeSignature(b, signature)
+    if sparsity is not None:
+        s.TensorAddSparsity(b, sparsity)
     s.TensorAddHasRank(b, tensor.has_rank)
     return int(s.TensorEnd(b))
 
