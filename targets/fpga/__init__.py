@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from tapeout.sdk import Quantity, declarations
@@ -14,4 +14,4 @@ def _quantities() -> Iterable[Quantity]:
     return QUANTITIES
 
 
-declaration: Callable[..., object] = declarations(Path(__file__).with_name("target.toml"), _quantities)
+declaration = declarations(Path(__file__).with_name("target.toml"), _quantities)

@@ -1,0 +1,161 @@
+"""What a node costs: cycles of an inference, multipliers, memories, lookup tables, as the Verilog library spends them.
+
+Cycles follow from the library's pipelines and are exact but for a few at the start of each row of windows.
+Multipliers and memories follow from widths and depths. Lookup tables are a fit to what yosys counts (the numbers
+below); they are estimates.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tapeout.targets.fpga import dialect as d
+from tapeout.targets.fpga.devices import Device
+from tapeout.targets.fpga.layout import Scaling, geometry
+
+# Shapes of a memory of 18 kbit: bits of a word, words.
+SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+# Words up to which a memory without a mark lies in lookup tables.
+SHALLOW = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one node takes of a device, and its cycles of one inference once the pipeline is full."""
+
+    cycles: int = 0
+    dsp: int = 0
+    bram: int = 0
+    lut: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both beside one another."""
+        cycles = max(self.cycles, other.cycles)
+        return Cost(cycles, self.dsp + other.dsp, self.bram + other.bram, self.lut + other.lut)
+
+
+def cycles(node: d.Node, x: d.Tensor) -> int:
+    """Cycles between the starts of two inferences, were the node alone and fed without pause."""
+    if isinstance(node, d.Engine):
+        return engine_cycles(node)
+    beats_in = max(-(-x.elements // s.lanes) for s in node.inputs)
+    beats_out = node.output.elements // node.lanes
+    if isinstance(node, d.Dense) and node.unrolled:
+        return max(beats_in, beats_out, 1)
+    if isinstance(node, d.GlobalAverage):
+        return max(beats_in, beats_out)
+    if isinstance(node, d.Folded):
+        group = max(products(node, x) // node.simd, node.pe // node.lanes)
+        groups = node.output.pixels * (node.output.channels // node.pe)
+        return max(groups * group, beats_in)
+    if isinstance(node, d.MaxPool):
+        return max(beats_out * math.prod(node.window.kernel), beats_in)
+    return max(beats_in, beats_out)
+
+
+def engine_cycles(node: d.Engine) -> int:
+    """Each layer: the groups of `macs` outputs, each all inputs; then the requantizer's way to the next."""
+    total = 0
+    for layer in node.layers:
+        outputs, inputs = layer.weights.shape
+        total += -(-outputs // node.macs) * inputs + ENGINE_TURN
+    return total
+
+
+ENGINE_TURN = 24
+
+
+def products(node: d.Folded, x: d.Tensor) -> int:
+    """Products of one output."""
+    if isinstance(node, d.Conv):
+        return math.prod(node.weights.shape[1:])
+    if isinstance(node, d.Dense):
+        return x.elements
+    if isinstance(node, d.GlobalAverage):
+        return x.pixels
+    assert isinstance(node, d.Depthwise | d.AveragePool)
+    return math.prod(node.window.kernel)
+
+
+def cost(node: d.Node, x: d.Tensor, device: Device) -> Cost:
+    """What a node with its window, its memories and the FIFOs of its inputs takes."""
+    found = Cost(cycles(node, x))
+    for s in node.inputs:
+        found += fifo(s.lanes * 8, s.depth)
+    shape = None if isinstance(node, d.Engine) else geometry(node, x)
+    if shape is not None:
+        lanes = node.inputs[0].lanes
+        found += Cost(bram=memory(lanes * 8, shape.beats), lut=WINDOW_LUT + lanes * 4)
+    if isinstance(node, d.Folded):
+        return found + _folded(node, x, device)
+    if isinstance(node, d.Engine):
+        return found + _engine(node, device)
+    if isinstance(node, d.Add):
+        wide = max(m.bit_length() for m in node.multipliers)
+        each = sum(multipliers(8, m.bit_length() + 1, device) for m in node.multipliers)
+        return found + Cost(dsp=node.lanes * each, lut=node.lanes * (3 * node.accumulator + wide) + FIFO_LUT)
+    if isinstance(node, d.Lookup):
+        return found + Cost(lut=node.lanes * 32)
+    return found + Cost(lut=node.lanes * 16)
+
+
+WINDOW_LUT, MAC_LUT, FIFO_LUT = 220, 30, 20
+
+
+def _folded(node: d.Folded, x: d.Tensor, device: Device) -> Cost:
+    folds = node.output.channels // node.pe
+    total = requantizers(node, device)
+    if isinstance(node, d.Conv | d.Dense):
+        used = -(-node.pe // device.packing) * node.simd
+        depth, width = folds * products(node, x) // node.simd, node.pe * node.simd * 8
+    elif isinstance(node, d.Depthwise):
+        used, depth, width = node.pe, folds * products(node, x), node.pe * 8
+    else:
+        return total + Cost(lut=node.pe * node.accumulator * 2 + MAC_LUT)
+    adders = node.pe * (node.simd * 17 + node.accumulator)
+    return total + Cost(dsp=used, bram=memory(width, depth), lut=adders + MAC_LUT)
+
+
+def requantizers(node: d.Folded, device: Device) -> Cost:
+    """The requantizers of a node: `lanes` of them, each with its part of a memory of bias, multiplier and offset."""
+    form, scaling = node.requantize, Scaling(node.bias, node.requantize, node.accumulator)
+    groups, bits = node.output.channels // node.lanes, sum(scaling.widths) * node.lanes
+    each = 0 if form.ties_to_even else multipliers(node.accumulator, scaling.widths[1] + 1, device)
+    stored = memory(bits, groups) if groups > SHALLOW else 0
+    entries = len(form.tables) * 256
+    tables = node.lanes * memory(node.accumulator, entries) if entries > SHALLOW else 0
+    logic = node.lanes * (node.accumulator + 2 * scaling.total_bits + 40)
+    return Cost(dsp=node.lanes * each, bram=stored + tables, lut=logic + FIFO_LUT)
+
+
+def _engine(node: d.Engine, device: Device) -> Cost:
+    depth = sum(-(-len(n.weights) // node.macs) * n.weights.shape[1] for n in node.layers)
+    widest = max(n.accumulator for n in node.layers)
+    bits = max(sum(Scaling(n.bias, n.requantize, n.accumulator).widths) for n in node.layers)
+    factor = max(int(n.requantize.multiplier.max()).bit_length() for n in node.layers)
+    return Cost(
+        dsp=-(-node.macs // device.packing) + multipliers(widest, factor + 1, device),
+        bram=memory(node.macs * 8, depth) + memory(bits, sum(len(n.weights) for n in node.layers)),
+        lut=node.macs * (widest + 20) + 600,
+    )
+
+
+def multipliers(left: int, right: int, device: Device) -> int:
+    """Hard multipliers of a product of signed numbers, the second split into parts that are not negative."""
+    if left <= device.narrow and right <= device.wide:
+        return 1
+    parts = -(-(right - 1) // (device.narrow - 1))
+    return parts * -(-(left - 1) // (device.wide - 1))
+
+
+def memory(width: int, depth: int) -> int:
+    """Memories of 18 kbit for `depth` words of `width` bits, in the best of their shapes."""
+    return min(-(-width // bits) * -(-depth // words) for bits, words in SHAPES)
+
+
+def fifo(width: int, depth: int) -> Cost:
+    """A FIFO in front of a reader."""
+    if depth > SHALLOW:
+        return Cost(bram=memory(width, depth), lut=FIFO_LUT)
+    return Cost(lut=FIFO_LUT + width * -(-depth // 32) if depth else 0)
