@@ -198,7 +198,7 @@ def export(
         with clock("passes"):
             manifest = legalized(prepared, chosen, request, asked, report, policy)
             if todo:
-                manifest["compression"] = [step.as_json() for step in todo]
+                manifest |= smaller.manifest(todo)
         in_parts = prepared.parts is not None
         places = of_bundle(places, output is not None, chosen) if in_parts else of_file(places)
         proving = bundled(chosen) if in_parts else chosen

@@ -193,6 +193,12 @@ class Compressed:
     told: list[dict[str, Any]]
     compare: Comparison | None
 
+    def manifest(self, steps: Sequence[Step]) -> dict[str, Any]:
+        """What the manifest says: the steps, and the patterns of zeros that weights hold, by source node."""
+        from tapeout.passes.sparsity.facts import facts
+
+        return {"compression": [step.as_json() for step in steps], "sparsity": facts(self.prepared.model)}
+
     def quantized(self, model: ir.Model, scheme: str) -> dict[str, Any]:
         """What the report says of `model`, the target's form of it in `scheme`."""
         return {
@@ -215,6 +221,7 @@ def compressed(prepared: Prepared, todo: Sequence[Step], samples: Samples | None
     from tapeout.compiler.ir.save import save
     from tapeout.passes.canonicalize import CANONICALIZE
     from tapeout.passes.fusion import FUSION
+    from tapeout.passes.sparsity import Prune, facts
     from tapeout.passes.sparsity.layers import layers
 
     model = prepared.model
@@ -228,6 +235,9 @@ def compressed(prepared: Prepared, todo: Sequence[Step], samples: Samples | None
         start = time.perf_counter()
         made = methods(step.kind)[step.method].build(step, model, data)
         history = run(model, (made, *CANONICALIZE))
+        if isinstance(made, Prune):
+            ways = {layer.name: made.ways.get(layer.name) for layer in layers(model.graph)}
+            facts.state(model, {name: way.pattern if way else made.pattern for name, way in ways.items()})
         said: dict[str, Any] = {"step": step.text, "seconds": round(time.perf_counter() - start, 2)}
         said |= figures(model) | (compare(model) if compare is not None else {})
         said["left"] = [f"'{d.node}' {d.reason}" if d.node else d.reason for d in history.steps[0].declined]
