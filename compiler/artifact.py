@@ -169,7 +169,7 @@ class Stage:
             temporary.mkdir()
             self._staged.append((temporary, place))
             yield temporary
-            for file in sorted(temporary.iterdir()):
+            for file in sorted(temporary.rglob("*")):
                 _sync(file)
             _sync(temporary)
 
@@ -259,6 +259,15 @@ def digest(path: Path) -> tuple[str, int]:
             sha.update(piece)
             size += len(piece)
     return sha.hexdigest(), size
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """Every file below a folder with its digest and size, by name."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        sha, size = digest(path)
+        found.append({"name": path.relative_to(folder).as_posix(), "sha256": sha, "bytes": size})
+    return found
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

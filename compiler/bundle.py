@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.artifact import digest, json_bytes
+from tapeout.compiler.artifact import entries as entries_of
 from tapeout.compiler.declaration import source_name
 from tapeout.compiler.errors import InvalidModelError
 from tapeout.compiler.ir import graph as g
@@ -51,12 +52,13 @@ def write(model: ir.Model, parts: Sequence[Part], target: Target, request: Reque
             save(piece, folder / name)
         else:
             emit(target, piece, folder / name, request)
-        written = sorted(p for p in folder.iterdir() if p.stem == Path(name).stem or p.name.startswith(name))
+        stem = Path(name).stem
+        written = [e for e in entries_of(folder) if e["name"].split("/")[0].partition(".")[0] == stem]
         entries.append(
             {
                 "on": HOST if part.host else request.device,
                 "file": name,
-                "files": [_entry(p) for p in written],
+                "files": written,
                 "inputs": [_tensor(v) for v in part.inputs],
                 "outputs": [_tensor(v) for v in part.outputs],
                 "nodes": list(dict.fromkeys(source_name(n) for n in part.nodes)),
@@ -72,11 +74,6 @@ def write(model: ir.Model, parts: Sequence[Part], target: Target, request: Reque
         "parts": entries,
     }
     (folder / SCHEDULE).write_bytes(json_bytes(schedule))
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    sha, size = digest(path)
-    return {"name": path.name, "sha256": sha, "bytes": size}
 
 
 def _tensor(value: ir.Value) -> dict[str, Any]:
@@ -100,7 +97,7 @@ def read(folder: Path) -> dict[str, Any]:
             )
         for part in found["parts"]:
             for file in (part["file"], *(f["name"] for f in part["files"])):
-                if Path(file).name != file:
+                if not _inside(file):
                     raise InvalidModelError(f"'{place}' names the file '{file}', which is not in the folder")
             for entry in part["files"]:
                 if digest(folder / entry["name"]) != (entry["sha256"], entry["bytes"]):
@@ -114,6 +111,12 @@ def read(folder: Path) -> dict[str, Any]:
             f"the schedule '{place}' is damaged: {type(error).__name__}: {error}"
         ) from error
     return dict(found)
+
+
+def _inside(name: str) -> bool:
+    """Whether a name leads to a place in the folder that it is said of."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 def _names(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -182,4 +185,4 @@ def bundled(target: Target) -> Target:
             return ()  # nothing here runs the device's parts
         return [first, *(BundleRunner(folder, target, request, i) for i in range(1, first.count))]
 
-    return replace(target, runners=runners, inspect=read, parts=())
+    return replace(target, runners=runners, inspect=read, parts=(), folder=None)

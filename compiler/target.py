@@ -106,6 +106,8 @@ class Target:
     integer_borders: bool = False  # real inputs and outputs are integers unless the user says otherwise
     fixes: tuple[Fix, ...] = ()  # what `explain --try-fixes` tries besides our own
     parts: tuple[str, ...] = ()  # suffixes of the files beside the artifact: `x.bin` of `x.xml`
+    # The artifact is a folder, into which `emit(model, folder, request)` writes; the file in it that says so.
+    folder: str | None = None
     # Where options put the artifact, with `-o` (None: not given) a folder above it; None: where `-o` says.
     place: Callable[[Path | None, Mapping[str, str]], Path | None] | None = None
     # Files that options ask for besides the artifact at a place, each with what makes it of the proven artifact.
@@ -118,6 +120,10 @@ class Target:
 
 def write(target: Target, model: ir.Model, path: Path, request: Request) -> None:
     """Write the artifact of `model` to `path` and its parts beside it, as they come: nothing is staged."""
+    if target.folder is not None:
+        path.mkdir()
+        target.emit(model, path, request)
+        return
     with ExitStack() as stack:
         sinks = [stack.enter_context(path.with_suffix(s).open("wb")) for s in target.parts]
         target.emit(model, stack.enter_context(path.open("wb")), request, *sinks)

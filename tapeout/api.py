@@ -200,7 +200,7 @@ def export(
             if todo:
                 manifest |= smaller.manifest(todo)
         in_parts = prepared.parts is not None
-        places = of_bundle(places, output is not None, chosen) if in_parts else of_file(places)
+        places = of_bundle(places, output is not None, chosen) if in_parts else of_file(places, chosen)
         proving = bundled(chosen) if in_parts else chosen
         same_model(request, digests.result())
 

@@ -105,6 +105,10 @@ def emitted(
     """Stage the artifact; what the manifest says of it. Raises BudgetError where it is larger than `most`."""
     if prepared.parts is not None:
         return _bundle(prepared, prepared.parts, target, request, stage, places, most)
+    if target.folder is not None:
+        with stage.folder(places.artifact) as folder:
+            target.emit(prepared.model, folder, request)
+        return _in_folder(folder, target.folder, places, most, request)
     with ExitStack() as stack:
         sink = stack.enter_context(stage.open(places.artifact))
         parts = [stack.enter_context(stage.open(p, places.artifact)) for p in places.parts]
@@ -131,16 +135,16 @@ def _bundle(
     """Stage the folder of a bundle. The digest is that of its schedule, which holds those of the files."""
     with stage.folder(places.artifact) as folder:
         bundle.write(prepared.model, parts, target, request, folder)
-    written = sorted(folder.iterdir())
-    digests = {p.name: files.digest(p) for p in written}
-    size = sum(n for _, n in digests.values())
+    return _in_folder(folder, bundle.SCHEDULE, places, most, request)
+
+
+def _in_folder(folder: Path, main: str, places: Places, most: int | None, request: Request) -> dict[str, Any]:
+    """What the manifest says of an artifact that is a folder: the digest is that of its `main` file."""
+    written = files.entries(folder)
+    size = sum(e["bytes"] for e in written)
     _within(size, most, request)
-    return {
-        "name": places.artifact.name,
-        "sha256": digests[bundle.SCHEDULE][0],
-        "bytes": size,
-        "parts": [{"name": name, "sha256": d, "bytes": n} for name, (d, n) in digests.items()],
-    }
+    sha = next(e["sha256"] for e in written if e["name"] == main)
+    return {"name": places.artifact.name, "sha256": sha, "bytes": size, "parts": written}
 
 
 def also(

@@ -11,7 +11,7 @@ from tapeout.compiler import artifact as files
 from tapeout.compiler.bundle import is_bundle
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.target import Request, Target
-from tapeout.road import Model
+from tapeout.road import Model, is_artifact
 
 BUNDLE = ".bundle"
 
@@ -59,7 +59,7 @@ def places_of(
     """Raises UsageError or OutputError where one of them cannot be written or is the model itself. With `bundles`
     an earlier bundle may be replaced."""
     shown = Path(output) if output is not None else Path(_stem(model) + target.suffix)
-    earlier = bundles and is_bundle(shown)
+    earlier = (bundles and is_bundle(shown)) or _replaceable(target, shown)
     place = (
         files.check_output(beside(shown, BUNDLE)).with_name(shown.name)
         if earlier
@@ -89,27 +89,34 @@ def of_bundle(places: Places, given: bool, target: Target) -> Places:
         place = places.artifact.with_name(shown.name)
     else:
         shown, place = places.shown, places.artifact
-        if shown.suffix in (target.suffix, *target.parts):
+        if target.folder is None and shown.suffix in (target.suffix, *target.parts):
             raise UsageError(
                 f"what {target.name} leaves to the host lies beside it: the artifact is a folder, not the file "
                 f"'{shown}'",
                 hint=f"-o {shown.with_suffix(BUNDLE)}",
             )
-    if place.exists() and not is_bundle(place):
+    if place.exists() and not is_bundle(place) and not _replaceable(target, place):
         raise UsageError(f"the output '{shown}' is there and no bundle", hint="choose another name with -o")
     report, manifest = beside(place, ".report.json"), beside(place, ".manifest.json")
     return replace(places, shown=shown, artifact=place, parts=(), report=report, manifest=manifest)
 
 
-def of_file(places: Places) -> Places:
-    """The places of an artifact that is a file. Raises UsageError where a bundle lies there."""
-    if places.artifact.is_dir():
+def of_file(places: Places, target: Target) -> Places:
+    """The places of an artifact that is no bundle. Raises UsageError where another folder lies there."""
+    if places.artifact.is_dir() and not _replaceable(target, places.artifact):
         raise UsageError(f"the output '{places.shown}' is a folder, expected a file")
     return places
 
 
 def beside(place: Path, suffix: str) -> Path:
     return place.with_name(place.name + suffix)
+
+
+def _replaceable(target: Target, path: Path) -> bool:
+    """Whether an artifact that is a folder may take the place of a folder: of an earlier one, or an empty one."""
+    if target.folder is None or not path.is_dir():
+        return False
+    return is_artifact(target, path) or is_bundle(path) or not any(path.iterdir())
 
 
 def _stem(model: Model) -> str:

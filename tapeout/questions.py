@@ -309,7 +309,7 @@ def _existing(file: PathLike, what: str) -> Path:
     path = Path(file)
     if not path.exists():
         raise UsageError(f"the {what} '{path}' does not exist")
-    if path.is_dir() and not is_bundle(path):
+    if path.is_dir() and not is_bundle(path) and target_of(path) is None:
         raise UsageError(f"the {what} '{path}' is a folder")
     return path
 
@@ -333,10 +333,10 @@ def opened_artifact(
     path = _existing(artifact, "artifact")
     manifest = manifest_of(path)
     if target is None:
-        target = manifest.get("target") or (schedule(path)["target"] if path.is_dir() else _by_suffix(path))
+        target = manifest.get("target") or (schedule(path)["target"] if is_bundle(path) else _by_suffix(path))
     options = {str(k): str(v) for k, v in manifest.get("options", {}).items()}
     chosen, request = choose(target, device or manifest.get("device"), manifest.get("scheme"), options)
-    if path.is_dir():
+    if is_bundle(path):
         chosen = bundled(chosen)
     asked = manifest.get("wish", {})
     return (

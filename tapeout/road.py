@@ -80,10 +80,17 @@ def choose(
 def target_of(path: Path) -> Target | None:
     """The installed target that writes files such as `path`: where several do, the one that they are called
     after, since others narrow it."""
+    if path.is_dir():
+        return next((t for t in loadable()[0] if is_artifact(t, path)), None)
     if path.suffix in ("", ".onnx"):
         return None
     found = [t for t in loadable()[0] if t.suffix == path.suffix and t.extends is None]
     return next((t for t in found if f".{t.name}" == t.suffix), found[0] if found else None)
+
+
+def is_artifact(target: Target, path: Path) -> bool:
+    """Whether `path` is a folder that such a target writes."""
+    return target.folder is not None and (path / target.folder).is_file()
 
 
 def prepare(model: Model, wish: Wish) -> Prepared:
