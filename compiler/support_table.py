@@ -206,6 +206,10 @@ def limits(row: Row) -> list[str]:
         found.append(f"one scale for {', '.join(row.same_scale)}")
     if row.bound.quanta != 1:
         found.append(f"up to {row.bound.quanta} quanta off")
+    alike: dict[int, list[str]] = {}
+    for name, bits in row.exact.items():
+        alike.setdefault(bits, []).append(name)
+    found += [f"{', '.join(names)} exact below 2^{bits}" for bits, names in alike.items()]
     if row.devices:
         found.append(f"on {', '.join(row.devices)} only")
     if row.note:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.conformance.case import MATCH, REFUSED, Array, Case
-from tapeout.compiler.conformance.drafts import Built, Operand, build, call, leaf
+from tapeout.compiler.conformance.drafts import Built, Draft, Operand, build, call, leaf
 from tapeout.compiler.conformance.draws import Draws, Impossible, Wish, constraints
 from tapeout.compiler.conformance.integers import quantized, wants_integers
 from tapeout.compiler.conformance.makers import maker
+from tapeout.compiler.conformance.widened import fed, narrow, widened
 from tapeout.compiler.declaration import Declaration, Refusal, Row, Tolerance
 from tapeout.compiler.declaration.rows import narrowed
 from tapeout.compiler.errors import TapeoutError
@@ -124,12 +125,15 @@ class Generator:
         interface = self.interface(op)
         if interface is None:
             raise Impossible(f"{op} is not known")
+        draft = _folded(draft, row.exact)
         if wants_integers(row) and not op.endswith(("QuantizeLinear", "DequantizeLong")):
             return quantized(wish, row, draft, interface)
         return build(draft)
 
     def _case(self, op: str, row: Row, number: int, built: Built, taken: Row) -> Case:
         expected = results(built.model, built.inputs)
+        if any(_beyond(a, row.exact) for a in expected.values()):
+            raise Impossible("a result that the row does not promise")
         coded = any(r.dtypes for r in taken.ports.values())
         # A kernel in real numbers between integers: what it rounds otherwise may fall on the other side, and
         # interpolation between codes falls on halves often.
@@ -266,10 +270,41 @@ def _fed(built: Built) -> None:
 
 
 def results(model: ir.Model, inputs: dict[str, Array]) -> dict[str, Array]:
-    """The outputs of a model in ONNX Runtime, its numbers finite where those of its inputs are."""
+    """The outputs of a model in ONNX Runtime, in their declared types: bfloat16 is rounded from float32."""
+    proto, given = to_proto(model), inputs
+    if narrow(proto):
+        proto, given = widened(proto), fed(inputs)
     names = [v.name or "" for v in model.graph.outputs]
     with np.errstate(all="ignore"):
-        return evaluate(to_proto(model), inputs, names, threads=1)
+        found = evaluate(proto, given, names, threads=1)
+    return {v.name or "": _typed(found[v.name or ""], v) for v in model.graph.outputs}
+
+
+def _typed(array: Array, value: ir.Value) -> Array:
+    """`array` as `value` declares it: ONNX Runtime hands out 8-bit floats as bytes."""
+    if value.dtype is None or array.dtype == value.dtype.numpy():
+        return array
+    wanted = value.dtype.numpy()
+    if value.dtype == ir.DataType.BFLOAT16:
+        return array.astype(wanted)
+    return array.view(wanted) if array.dtype == np.uint8 and wanted.itemsize == 1 else array
+
+
+def _beyond(array: Array, exact: Mapping[str, int]) -> bool:
+    """Whether an integer leaves the magnitude that a row promises."""
+    bits = exact.get(array.dtype.name)
+    return bits is not None and bool(np.any(np.abs(array.astype(np.float64)) >= 2.0**bits))
+
+
+def _folded(draft: Draft, exact: Mapping[str, int]) -> Draft:
+    """The draft with integers within the magnitude that a row promises."""
+    made: list[Operand | None] = []
+    for operand in draft.operands:
+        if operand is not None and _beyond(operand.array, exact):
+            span = np.array(2 ** exact[operand.array.dtype.name], operand.array.dtype)
+            operand = replace(operand, array=np.asarray(np.fmod(operand.array, span)))
+        made.append(operand)
+    return replace(draft, operands=made)
 
 
 def _merged(parents: Sequence[Row], own: Row) -> Iterator[Row]:
@@ -297,6 +332,7 @@ def _with_common(row: Row, common: Sequence[Row]) -> Row:
             types={**shared.types, **row.types},
             rank={**shared.rank, **row.rank},
             limits=(*row.limits, *(limit for limit in shared.limits if limit not in row.limits)),
+            exact={**shared.exact, **row.exact},
         )
     return row
 

@@ -19,9 +19,12 @@ from tapeout.compiler.quantities import Vocabulary
 ROLES = ("act", "weight", "bias", "const")
 LAYOUTS = ("NCHW", "NHWC")
 ROW_KEYS = (
-    "lower", "ports", "types", "rank", "quantity", "same_scale", "fuses", "layout", "bound", "fix", "note", "devices",
+    "lower", "ports", "types", "rank", "quantity", "same_scale", "fuses", "layout", "bound", "exact",
+    "fix", "note", "devices",
 )  # fmt: skip
-COMMON_KEYS = ("ops", "except", "ports", "types", "rank", "quantity", "same_scale", "fix", "note", "devices")
+COMMON_KEYS = (
+    "ops", "except", "ports", "types", "rank", "quantity", "same_scale", "exact", "fix", "note", "devices",
+)  # fmt: skip
 PORT_KEYS = (
     *(
         "role",
@@ -38,6 +41,7 @@ PORT_KEYS = (
     ),
 )
 ACTIVATIONS = ("Relu", "Clip")
+INTEGERS = tuple(n for n in DTYPES if n.startswith(("int", "uint")))
 BOUND_KEYS = ("min", "max", "in", "not_in", "multiple_of", "equal", "unknown", "fix")
 
 
@@ -212,6 +216,15 @@ def _tolerance(value: Any, where: str) -> Tolerance:
     return Tolerance(quanta, float(rate))
 
 
+def _exact(value: Any, where: str) -> dict[str, int]:
+    """{int64 = 31}: integers of the type are exact below 2^31 in magnitude."""
+    table = only(value, INTEGERS, where)
+    for name, bits in table.items():
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 64:
+            raise fault(where, f"'{name}' expects a number of bits, 1 to 64, found {bits!r}")
+    return dict(table)
+
+
 def _activation(text: str, where: str) -> Activation:
     """ "Relu", or "Clip(0, 6)"; a bound that is left out is none."""
     name, bracket, inside = text.partition("(")
@@ -288,6 +301,7 @@ def make_row(
     return Row(
         op=op, index=index, file=file, lower=optional_text(table, "lower", where), ports=ports, types=types,
         rank=rank, limits=tuple(limits), same_scale=same_scale, fuses=fuses, layout=layout,
-        bound=_tolerance(table.get("bound", {}), f"{where}, bound"), fix=optional_text(table, "fix", where),
+        bound=_tolerance(table.get("bound", {}), f"{where}, bound"),
+        exact=_exact(table.get("exact", {}), f"{where}, exact"), fix=optional_text(table, "fix", where),
         note=optional_text(table, "note", where), devices=mine,
     )  # fmt: skip

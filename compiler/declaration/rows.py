@@ -167,6 +167,7 @@ class Row:
     fuses: tuple[Activation, ...] = ()
     layout: str | None = None
     bound: Tolerance = Tolerance()
+    exact: Mapping[str, int] = field(default_factory=dict)  # bits of magnitude that integers of a type keep
     fix: str | None = None
     note: str | None = None
     devices: tuple[str, ...] = ()
@@ -187,6 +188,7 @@ def narrowed(row: Row, own: Row) -> Row:
         types={**row.types, **own.types},
         limits=(*row.limits, *own.limits),
         same_scale=tuple(dict.fromkeys((*row.same_scale, *own.same_scale))),
+        exact={**row.exact, **own.exact},
         fix=own.fix or row.fix,
     )
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir.save import LARGEST, save
 from tapeout.compiler.states import states
-from tapeout.sdk import Request
+from tapeout.sdk import Request, UnsupportedError
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.functions import centred, turned, unsigned, written_out
 from tapeout.targets.openvino.mend import BIASED, UNBIASED, bodies, mend, readable
@@ -29,7 +29,14 @@ CHUNK = 1 << 20
 
 
 def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -> None:
-    """Write `model`, which the passes have legalized and the declaration accepts, to `sink` and `weights`."""
+    """Write `model`, which the passes have legalized and the declaration accepts, to `sink` and `weights`.
+
+    Raises UnsupportedError for a node without a row: the front end may well read it, and compute something else.
+    """
+    from tapeout.targets.openvino import declaration
+
+    for refusal in declaration(request.device).accept(model).refused:
+        raise UnsupportedError(str(refusal), nodes=[refusal.node.name or ""])
     with tempfile.TemporaryDirectory(prefix="tapeout-") as folder:
         shell, stored = withheld(written_out(model))
         made, _held = build(shell, Path(folder))

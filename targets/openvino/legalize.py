@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from tapeout.passes.decompose import RULES
 from tapeout.passes.decompose.precision import Widen
 from tapeout.passes.decompose.recurrent import Steps
 from tapeout.passes.decompose.resizing import ResizeByMatMul
+from tapeout.passes.decompose.shaping import SliceComputedAxes
 from tapeout.sdk import DOMAIN, Builder, Changes, Declaration, NodeRule, Refusal, Rewrite, Rule
 from tapeout.sdk import graph as g
 
+FLOAT = ir.DataType.FLOAT
 INT8, UINT8, INT32, UINT16 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT16
 
 # The plugin's 8-bit arithmetic saturates where ONNX's wraps.
@@ -50,6 +53,49 @@ class MaskedRows(NodeRule):
             seen = op.Cast(op.Not(op.Equal(x, op.constant(-math.inf, x.dtype))), to=x.dtype)
             return op.Equal(op.ReduceMax(seen, axes, **attributes(most)), op.constant(0, x.dtype))
         return None
+
+
+class OneType(NodeRule):
+    """Norm(x: float16, scale: float32, ...) -> Cast(Norm(Cast(x, float32), scale, ...), float16)
+
+    ONNX has types of their own for scales and statistics; the front end has one for all.
+    """
+
+    ops = ("BatchNormalization", "RMSNormalization")
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Any:
+        if len({v.dtype for v in (*node.inputs, node.outputs[0]) if v is not None}) == 1:
+            return "all are of one type"
+        inputs = [v if v is None or v.dtype == FLOAT else op.Cast(v, to=FLOAT) for v in node.inputs]
+        (made,) = op.node(node.op_type, inputs, dict(node.attributes), 1)
+        return made if node.outputs[0].dtype == FLOAT else op.Cast(made, to=node.outputs[0].dtype)
+
+
+class CountedPadding(NodeRule):
+    """AveragePool(x, pads, ceil_mode=1, count_include_pad=1) -> AveragePool(Pad(x, pads), ceil_mode=1)
+
+    The same where a window reaches beyond the padding: what lies there is not counted either way.
+    """
+
+    ops = ("AveragePool",)
+
+    def rewrite(self, op: Builder, node: ir.Node) -> Any:
+        stated = attributes(node)
+        pads = stated.pop("pads", None)
+        if not stated.pop("count_include_pad", 0) or not stated.get("ceil_mode") or not pads:
+            return "no padding is counted"
+        half = len(pads) // 2
+        around = [0, 0, *pads[:half], 0, 0, *pads[half:]]
+        before, after = g.static_dims(node.inputs[0]), g.static_dims(node.outputs[0])
+        if before is None or after is None:
+            return "sizes are not known"
+        one = [1] * half
+        for i in range(half):
+            reach = (stated["kernel_shape"][i] - 1) * stated.get("dilations", one)[i] + 1
+            rest = before[i + 2] + pads[i] + pads[i + half] - reach
+            if -(-rest // stated.get("strides", one)[i]) + 1 != after[i + 2]:
+                return "a window would begin behind the data"
+        return op.AveragePool(op.Pad(node.inputs[0], np.array(around, np.int64)), **stated)
 
 
 def attributes(node: ir.Node) -> dict[str, Any]:
@@ -89,7 +135,9 @@ class WriteOut:
     def rules(self) -> tuple[Rule, ...]:
         """The rules for operators with rows."""
         known = {op for op in self.rows.rows if "::" not in op}
-        found = (*RULES, ResizeByMatMul(computed=True), Steps(UNROLLED))
+        found = (
+            OneType(), *RULES, ResizeByMatMul(computed=True), Steps(UNROLLED), SliceComputedAxes(), CountedPadding(),
+        )  # fmt: skip
         return tuple(
             _Refused(r, self.rows, ops) for r in found if (ops := tuple(o for o in r.ops if o in known))
         )

@@ -25,6 +25,19 @@ def resize_whole(call: Call) -> Any:
     return all(scale == 1 or (size * scale).is_integer() for size, scale in sized)
 
 
+@quantity("resize.spatial", "leading axes that keep their sizes")
+def resize_spatial(call: Call) -> Any:
+    """True where a Resize leaves the first axis of four as it is and the first two of five, for the plugin's kernels
+    resize three at most; cubic ones a matrix, or the last two axes of four."""
+    before, after = g.dims(call.value("X")), g.dims(call.output(0))
+    if before is None or after is None:
+        return None
+    if call.attribute("mode") == "cubic":
+        return len(before) in (2, 4) and before[:-2] == after[:-2]
+    kept = max(0, len(before) - 3)
+    return before[:kept] == after[:kept]
+
+
 @quantity("shape.forward", "axes in order")
 def shape_forward(call: Call) -> Any:
     """True where a Shape tells at least one axis, or is asked for all."""
@@ -38,12 +51,25 @@ def shape_forward(call: Call) -> Any:
     return first < last
 
 
+@quantity("slice.axes", "axes that are constant as starts, ends and steps are")
+def slice_axes(call: Call) -> Any:
+    """False where axes alone are computed: the plugin reads beyond its memory."""
+    axes, *others = (call.value(port) for port in ("axes", "starts", "ends", "steps"))
+    if axes is None or g.is_constant(axes):
+        return True
+    return not all(v is None or g.is_constant(v) for v in others)
+
+
+def _dilated_same(call: Call) -> bool:
+    same = call.attribute("auto_pad") in ("SAME_UPPER", "SAME_LOWER")
+    return same and any(d != 1 for d in call.attribute("dilations") or ())
+
+
 @quantity("pool.covered", "windows that begin on the data")
 def pool_covered(call: Call) -> Any:
     """True where no window of a rounded-up pooling would begin behind the data, which ONNX then leaves out, and no
     padding is computed for dilated windows."""
-    same = call.attribute("auto_pad") in ("SAME_UPPER", "SAME_LOWER")
-    if same and any(d != 1 for d in call.attribute("dilations") or ()):
+    if _dilated_same(call):
         return False
     if not call.attribute("ceil_mode"):
         return True
@@ -62,6 +88,28 @@ def pool_covered(call: Call) -> Any:
         if last * strides[i] >= size + pads[i]:
             return False
     return True
+
+
+@quantity("pool.counted", "windows that end on counted padding")
+def pool_counted(call: Call) -> Any:
+    """True where no window of a rounded-up average that counts padding reaches beyond that, which the plugin counts on,
+    and no padding is computed for dilated windows."""
+    if _dilated_same(call):
+        return False
+    if not call.attribute("ceil_mode") or not call.attribute("count_include_pad"):
+        return True
+    shape, kernel = g.static_dims(call.input(0)), call.attribute("kernel_shape")
+    if shape is None or call.attribute("auto_pad") not in (None, "NOTSET"):
+        return None
+    count = len(kernel)
+    strides = call.attribute("strides") or (1,) * count
+    dilations = call.attribute("dilations") or (1,) * count
+    pads = call.attribute("pads") or (0,) * (2 * count)
+    rest = (
+        (size + pads[i] + pads[i + count] - (kernel[i] - 1) * dilations[i] - 1) % strides[i]
+        for i, size in enumerate(shape[2:])
+    )
+    return not any(rest)
 
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "FullyConnected"})
@@ -89,4 +137,13 @@ def operands_computed(call: Call) -> Any:
     return not any(g.is_constant(v) or g.is_constant(storage(v).value) for v in values)
 
 
-QUANTITIES: list[Quantity] = [operands_computed, accumulates, resize_whole, shape_forward, pool_covered]
+QUANTITIES: list[Quantity] = [
+    operands_computed,
+    accumulates,
+    resize_whole,
+    resize_spatial,
+    shape_forward,
+    pool_covered,
+    pool_counted,
+    slice_axes,
+]

@@ -118,8 +118,9 @@ class OpenVINO:
             if not file.is_file():
                 raise InvalidModelError(f"no OpenVINO file at {file}")
         try:
+            self._artifact.read_bytes().decode()  # names that are no text the runtime hands on as they are
             return without(core().read_model(self._artifact, weights))
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise self._failure("does not load", error) from error
 
     def _compiled(self, model: Any) -> Any:

@@ -55,6 +55,8 @@ def answer(folder: Path, row: str, model: ir.Model) -> str:
     ("text", "says", "hint"),
     [
         ("[[op.Konv]]", "unknown operator 'Konv'", "did you mean 'Conv'?"),
+        ("[[op.Conv]]\nexact = {int46 = 31}", "unknown key 'int46'", "did you mean 'int4'?"),
+        ("[[op.Conv]]\nexact = {int64 = 0}", "'int64' expects a number of bits, 1 to 64, found 0", None),
         ('[[op.Conv]]\nlowr = "x"', "op.Conv, row 1: unknown key 'lowr'", "did you mean 'lower'?"),
         (
             "[[op.Conv]]\n[[op.Conv]]\nlower = 3",

@@ -325,19 +325,32 @@ def normalization(w: Wish, op: str) -> Draft:
     dims = shape(w, rank)
     dims[1] = w.pick([2, 4, 6])
     rng, attributes = w.draws.rng, {"epsilon": w.pick([1e-5, 1e-3])}
-    x = Operand(data(rng, dims, w.dtype("T")))
+    dtype = w.dtype("T")
+    x = Operand(data(rng, dims, dtype))
     channels = dims[1]
-    if op in ("LayerNormalization", "RMSNormalization"):
+    if op == "LayerNormalization":
         axis = w.pick([-1, -2])
-        tail = dims[axis:]
-        parts = [data(rng, tail, "float32") for _ in range(2 if op == "LayerNormalization" else 1)]
+        parts = [data(rng, dims[axis:], dtype) for _ in range(2)]
         return Draft(op, [x, *(Operand(p, True) for p in parts)], {**attributes, "axis": axis})
-    parts = [data(rng, [channels], "float32") for _ in range(2)]
+    if op == "RMSNormalization":
+        axis = w.pick([-1, -2])
+        scale = data(rng, dims[axis:], _own(w, "V", dtype))
+        return Draft(op, [x, Operand(scale, True)], {**attributes, "axis": axis})
+    kind = _own(w, "T1", dtype) if op == "BatchNormalization" else dtype
+    parts = [data(rng, [channels], kind) for _ in range(2)]
     if op == "BatchNormalization":
-        parts += [data(rng, [channels], "float32"), data(rng, [channels], "float32", "positive")]
+        kind = _own(w, "T2", dtype)
+        parts += [data(rng, [channels], kind), data(rng, [channels], kind, "positive")]
     if op == "GroupNormalization":
         attributes["num_groups"] = 2
     return Draft(op, [x, *(Operand(p, True) for p in parts)], attributes)
+
+
+def _own(w: Wish, variable: str, dtype: str) -> str:
+    """A type for parameters with a type variable of their own: what the row says of it, else the data's or float32."""
+    if w.row is not None and variable in w.row.types:
+        return w.dtype(variable)
+    return w.pick([dtype, "float32"])
 
 
 def global_pool(w: Wish, op: str) -> Draft:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("openvino", reason="the package 'openvino' is not installed")
 
-from tests.targets.openvino.road import agrees, ran, refusals
+from tapeout.compiler.errors import InvalidModelError, UnsupportedError
+from tapeout.compiler.target import Request, write
+from tapeout.targets.openvino import TARGET
+from tapeout.targets.openvino.run import OpenVINO
+from tests.targets.openvino.road import agrees, legalized, ran, refusals
 
 RNG = np.random.default_rng(5)
 
@@ -99,3 +105,64 @@ def test_what_stays_wrong_is_refused() -> None:
     assert (
         "constant repeats" in refusals("g (float[2,3] x, int64[2] r) => (float[a,b] y) { y = Tile(x, r) }")[0]
     )
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_padding_is_counted_and_what_lies_beyond_is_not(size: int) -> None:
+    x = RNG.standard_normal((1, 2, size, size)).astype(np.float32)
+    agrees(
+        f"g (float[1,2,{size},{size}] x) => (float[1,2,h,w] y) {{ y = AveragePool<kernel_shape=[4,3], strides=[2,2],"
+        " pads=[2,2,1,1], ceil_mode=1, count_include_pad=1>(x) }",
+        {"x": x},
+    )
+
+
+def test_statistics_in_float32_normalize_half_precision() -> None:
+    x = RNG.standard_normal((2, 3, 4, 4)).astype(np.float16)
+    parts = {n: RNG.uniform(0.5, 2, 3).astype(np.float32) for n in "sbmv"}
+    found = ran(
+        "g (float16[2,3,4,4] x, float[3] s, float[3] b, float[3] m, float[3] v) => (float16[2,3,4,4] y)"
+        " { y = BatchNormalization(x, s, b, m, v) }",
+        {"x": x, **parts},
+    )["y"]
+    s, b, m, v = (parts[n].astype(np.float64).reshape(1, 3, 1, 1) for n in "sbmv")
+    expected = (x.astype(np.float64) - m) / np.sqrt(v + 1e-5) * s + b
+    # float16 has 11 bits; the product and the sum round once each.
+    np.testing.assert_allclose(found, expected, rtol=2**-10, atol=2**-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("mode", "scales"),
+    [("nearest", "2, 1, 1, 3"), ("nearest", "1, 2, 2, 1"), ("linear", "1, 2, 2, 1"), ("cubic", "1, 1, 2, 3")],
+)
+def test_any_axes_are_resized(mode: str, scales: str) -> None:
+    x = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    agrees(
+        f"g (float[2,3,4,5] x) => (float[a,b,c,d] y) <float[0] roi = {{}}, float[4] s = {{{scales}}}>"
+        f' {{ y = Resize<mode="{mode}">(x, roi, s) }}',
+        {"x": x},
+    )
+
+
+def test_computed_axes_of_constant_slices() -> None:
+    x = RNG.standard_normal((4, 5, 3)).astype(np.float32)
+    agrees(
+        "g (float[4,5,3] x, int64[2] axes) => (float[a,b,c] y) <int64[2] starts = {1, 2}, int64[2] ends = {3, 4}>"
+        " { y = Slice(x, starts, ends, axes) }",
+        {"x": x, "axes": np.array([1, 0], np.int64)},
+    )
+
+
+def test_what_no_row_takes_is_not_written(tmp_path: Path) -> None:
+    request = Request()
+    model = legalized("g (double[3] x) => (double[3] y) { y = Neg(x) }", request)
+    with pytest.raises(UnsupportedError, match="type of X float64"):
+        write(TARGET, model, tmp_path / "x.xml", request)
+
+
+def test_a_name_that_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
+    request, path = Request(), tmp_path / "x.xml"
+    write(TARGET, legalized("g (float[3] x) => (float[3] y) { y = Neg(x) }", request), path, request)
+    path.write_bytes(path.read_bytes().replace(b'name="g"', b'name="\xb1"'))
+    with pytest.raises(InvalidModelError, match="does not load"):
+        OpenVINO(path)
