@@ -21,6 +21,7 @@ import onnx_ir as ir
 from tapeout.compiler.calibration import Calibration
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.rewriting import Changes
+from tapeout.passes.quantization.attended import attended, counting
 from tapeout.passes.quantization.codes import COARSE, SHRINKS, Grid, codes, packed, real, storable
 from tapeout.passes.quantization.gptq import truncated
 from tapeout.passes.quantization.islands import spectral
@@ -124,10 +125,12 @@ class Fit:
     left: frozenset[str] = frozenset()  # nodes that keep plain rounding
     found: list[Fitted] = field(default_factory=list)
     _undo: list[Callable[[], None]] = field(default_factory=list)
+    _read: list[Array] = field(default_factory=list)  # positions that count, for each sample
     _same: tuple[Any, Any] | None = None
 
     def run(self) -> None:
         theirs = {n.name: n for n in self.source.graph}
+        self._read = attended(self.source, self.feeds)
         wanted, made = Walk(self.source, self.feeds), Walk(self.model, self.feeds)
         for node in list(self.model.graph):
             other = theirs.get(node.name)
@@ -181,8 +184,8 @@ class Fit:
     ) -> tuple[list[Rows], float]:
         """What each group of `product` reads, and the step that integers are multiples of."""
         share = max(1, -(-ROWS // len(made)))
-        theirs = [product.rows(x, shape, share, i) for i, x in enumerate(wanted)]
-        ours = [product.rows(x, shape, share, i) for i, x in enumerate(made)]
+        theirs = [product.rows(self._counting(x, i), shape, share, i) for i, x in enumerate(wanted)]
+        ours = [product.rows(self._counting(x, i), shape, share, i) for i, x in enumerate(made)]
         out = [np.full(len(x), i % HELD_OUT == HELD_OUT // 2) for i, x in enumerate(ours)]
         rows, inputs, apart = np.concatenate(theirs), np.concatenate(ours), np.concatenate(out)
         if len(made) < HELD_OUT:
@@ -190,6 +193,10 @@ class Fit:
         step = max(float(np.abs(rows).max(initial=0)), float(np.abs(inputs).max(initial=0))) / STEPS or 1.0
         rows, inputs = (np.rint(a.astype(np.float64) / step) for a in (rows, inputs))
         return [Rows.of(rows[:, k], inputs[:, k], apart) for k in range(product.groups)], step
+
+    def _counting(self, x: Array, sample: int) -> Array:
+        """The rows of `x` at the positions that attention reads; all of `x` where its axes are no positions."""
+        return counting(x, self._read[sample]) if self._read else x
 
     def _move(self, node: ir.Node, shift: Array) -> None:
         """Add `shift` [O] to the bias of a product that has one in floats."""
