@@ -77,6 +77,14 @@ class Deviation:
         rate, count = self.row.bound.rate, max(self.elements, 1)
         return rate + 3 * math.sqrt(rate * (1 - rate) / count) + 1 / count
 
+    def add(self, right: Mapping[str, Array], made: Mapping[str, Array]) -> None:
+        """Count where `made` differs from `right`."""
+        for name, array in right.items():
+            apart = np.abs(made[name].astype(np.float64) - array.astype(np.float64))
+            self.quanta = max(self.quanta, math.ceil(float(apart.max(initial=0.0))))
+            self.differing += int((apart > 0).sum())
+            self.elements += apart.size
+
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -214,6 +222,24 @@ def check_clusters(
     return found
 
 
+def check_inside(
+    model: ir.Model, rows: Declaration, artifact: Runner, sample: Mapping[str, Array]
+) -> list[Deviation]:
+    """Every cluster of `model` (as it was emitted) as the whole artifact computes it for `sample`, from what the
+    artifact computed before it; those aside whose tensors it does not show."""
+    cuts = cut_clusters(model, rows)
+    names = sorted({name for cut in cuts for name in (*cut.inputs, *cut.outputs)})
+    shown = {**artifact.tensors(sample, names), **artifact.run(sample), **sample}
+    found = []
+    for cut in cuts:
+        if all(name in shown for name in (*cut.inputs, *cut.outputs)):
+            with Reference(cut.model, threads=1) as reference:
+                right = reference.run({n: shown[n] for n in cut.inputs})
+            found.append(Deviation(cut.name, cut.model.graph[-1].op_type, cut.row, artifact.runtime))
+            found[-1].add(right, shown)
+    return found
+
+
 def _check(
     cut: Cut, target: Target, request: Request, feeds: list[dict[str, Array]], path: Path
 ) -> list[Deviation]:
@@ -227,12 +253,7 @@ def _check(
         found.append(result)
         try:
             for feed, right in zip(feeds, expected, strict=True):
-                made = runner.run(feed)
-                for name, array in right.items():
-                    apart = np.abs(made[name].astype(np.float64) - array.astype(np.float64))
-                    result.quanta = max(result.quanta, math.ceil(float(apart.max(initial=0.0))))
-                    result.differing += int((apart > 0).sum())
-                    result.elements += apart.size
+                result.add(right, runner.run(feed))
         except TapeoutError as error:
             result.failure = error.message
     return found

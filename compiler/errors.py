@@ -80,6 +80,10 @@ class VendorToolError(TapeoutError):
     kind, exit_code = "vendor_tool", 8
 
 
+class MissingToolError(VendorToolError):
+    """A vendor's tool is not installed here."""
+
+
 class ResourceError(TapeoutError):
     """A budget on bytes, elements, nodes or depth would be exceeded."""
 

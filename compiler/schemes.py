@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -100,6 +100,13 @@ def instead(name: str, offered: Sequence[str]) -> str:
         nearest = min(offered, key=lambda n: (abs((bits(n) or 32) - width), offered.index(n)))
         return f"no kernel there takes weights of {width} bits; nearest is {nearest}"
     return f"no kernel there takes such weights; with {width} bits it offers {', '.join(same)}"
+
+
+def borders(scheme: str, values: Iterable[ir.Value]) -> dict[str, str]:
+    """The types of real inputs and outputs on a device that takes integers alone, by name."""
+    act = STATIC[scheme].act
+    assert act is not None
+    return {v.name or "": act.name.lower() for v in values if v.dtype == D.FLOAT}
 
 
 def levels(dtype: ir.DataType) -> tuple[int, int]:

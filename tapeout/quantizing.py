@@ -11,9 +11,8 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from tapeout.compiler.errors import UsageError
-from tapeout.compiler.operators import dtype_name
 from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import FLOAT16, STATIC, WEIGHTS
+from tapeout.compiler.schemes import FLOAT16, STATIC, WEIGHTS, borders
 from tapeout.compiler.target import Request, Target
 
 # In the place of a scheme: the precision of each layer is searched for (`automatic.py`).
@@ -64,12 +63,10 @@ def with_quantization(request: Request, recipe: Recipe | None, dtypes: Mapping[s
 def with_borders(request: Request, target: Target, model: ir.Model) -> Request:
     """`request` with integers for inputs and outputs of a device that takes nothing else, where the user has
     not said otherwise."""
-    act = STATIC[request.scheme].act if request.scheme in STATIC else None
-    if not target.integer_borders or act is None:
+    if not target.integer_borders or request.scheme not in STATIC:
         return request
     values = (*model.graph.inputs, *model.graph.outputs)
-    real = [v.name or "" for v in values if v.dtype == ir.DataType.FLOAT]
-    return replace(request, dtypes=dict.fromkeys(real, dtype_name(act) or "") | dict(request.dtypes))
+    return replace(request, dtypes=borders(request.scheme, values) | dict(request.dtypes))
 
 
 def recipe_files(recipe: RecipeLike | None) -> list[str]:

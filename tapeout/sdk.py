@@ -20,6 +20,7 @@ from tapeout.compiler.declaration.files import API
 from tapeout.compiler.errors import (
     InternalError,
     InvalidModelError,
+    MissingToolError,
     ResourceError,
     TapeoutError,
     UnsupportedError,
@@ -60,9 +61,9 @@ _LATER = {
 __all__ = [
     "API", "CANONICALIZE", "DOMAIN", "FUSION", "STATIC", "WEIGHTS",
     "Acceptance", "Activation", "Builder", "Call", "Changes", "ChannelsLast", "Declaration", "Declined",
-    "Decompose", "Finished", "Fix", "InternalError", "InvalidModelError", "NodeRule", "Outline", "Pass",
-    "PatternRule", "Port", "Quantity", "Quantize", "Recipe", "Refusal", "Request", "ResourceError", "Rewrite", "Row",
-    "Rule", "Runner", "Scheme", "Storage", "TapeoutError", "Target", "Timer", "UnsupportedError", "UsageError",
+    "Decompose", "Finished", "Fix", "InternalError", "InvalidModelError", "MissingToolError", "NodeRule", "Outline",
+    "Pass", "PatternRule", "Port", "Quantity", "Quantize", "Recipe", "Refusal", "Request", "ResourceError", "Rewrite",
+    "Row", "Rule", "Runner", "Scheme", "Storage", "TapeoutError", "Target", "Timer", "UnsupportedError", "UsageError",
     "VendorToolError", "Violation",
     "axes", "declarations", "declare", "extension", "fused_activation", "graph", "lowered", "origin", "quantity",
     "source_name", "standard_passes", "storage", "target",

@@ -24,8 +24,8 @@ FAULTS = frozenset({*STATUSES[2:], *MORE})
 SEPARATOR = " | "  # between the reasons of the nodes of a case
 
 # What is expected: a right result or a refusal with a reason; a right result; a refusal that explains itself;
-# one clear error; the same bytes twice.
-EITHER, MATCH, REFUSED, ERROR, SAME = "either", "match", "refused", "error", "same"
+# one clear error; the same bytes twice; that the vendor's compiler takes the whole artifact.
+EITHER, MATCH, REFUSED, ERROR, SAME, FINISHED = "either", "match", "refused", "error", "same", "finished"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,14 @@ from tapeout.compiler.conformance.draws import Draws, Impossible
 from tapeout.compiler.conformance.generated import INVALID, results
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.ir.save import to_bytes
+from tapeout.compiler.schemes import STATIC
 
 # What a chain of float32 operators may add up to, of the largest magnitude.
 RELATIVE = {"float32": 5e-5, "float16": 1e-2}
 LARGEST = 1 << 14  # elements of one tensor
+SIZES = ([1, 4], [2, 3, 4], [1, 3, 6, 6], [2, 4, 5, 7], [1, 2, 8, 3])  # of inputs
+SHOWN = 16  # graphs of each single step that a target is asked about
+TRIES = 8  # steps drawn for one of a known kind
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,22 @@ class GraphOrigin:
     scheme: str
     state: bool
     choices: tuple[int, ...]
+    known: frozenset[str] | None = None
 
 
 @dataclass
 class Making:
-    """A graph under construction: the values so far, all float32."""
+    """A graph under construction: the values so far, all float32. `kinds` are the steps with their operators, as in
+    "product MatMul"; where `known` is not None there are no others."""
 
     draws: Draws
     model: ir.Model = field(default_factory=empty_model)
     inputs: dict[str, Array] = field(default_factory=dict)
     values: list[ir.Value] = field(default_factory=list)
     count: int = 0
+    known: frozenset[str] | None = None
+    step: str = ""
+    kinds: set[str] = field(default_factory=set)
 
     def input(self, dims: Sequence[int]) -> ir.Value:
         array = data(self.draws.rng, dims, "float32")
@@ -58,6 +67,10 @@ class Making:
     def add(
         self, op: str, inputs: Sequence[ir.Value | None], outputs: int = 1, **attributes: object
     ) -> ir.Value:
+        kind = f"{self.step} {op}"
+        if self.known is not None and kind not in self.known:
+            raise Impossible(f"{kind} is left out")
+        self.kinds.add(kind)
         self.count += 1
         node = call(self.model, op, inputs, attributes, outputs, name=f"n{self.count}_{op.lower()}")
         for value in node.outputs:
@@ -103,7 +116,7 @@ REDUCE = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
 
 
 def unary(m: Making) -> None:
-    m.add(m.draws.pick(UNARY[:-1]), [m.any()])
+    m.add(m.draws.cycle(UNARY[:-1]), [m.any()])
 
 
 def binary(m: Making) -> None:
@@ -111,7 +124,7 @@ def binary(m: Making) -> None:
     fitting = [v for v in m.values[::-1] if dims_of(v) == dims_of(a)]
     small = m.constant(data(m.draws.rng, dims_of(a)[-1:], "float32"))
     b = m.draws.pick([small, *fitting])
-    m.add(m.draws.pick(BINARY), [a, b][:: m.draws.pick([1, -1])])
+    m.add(m.draws.cycle(BINARY), [a, b][:: m.draws.pick([1, -1])])
 
 
 def clip(m: Making) -> None:
@@ -153,7 +166,7 @@ def pooling(m: Making) -> None:
         return
     kernel = [min(2, n) for n in dims_of(x)[2:]]
     m.add(
-        m.draws.pick(["MaxPool", "AveragePool"]), [x], kernel_shape=kernel, strides=[m.draws.pick([2, 1])] * 2
+        m.draws.cycle(["MaxPool", "AveragePool"]), [x], kernel_shape=kernel, strides=[m.draws.pick([2, 1])] * 2
     )
 
 
@@ -190,7 +203,7 @@ def reduction(m: Making) -> None:
     x = ranked(m, 2, 3, 4)
     axis = m.draws.pick(range(len(dims_of(x))))
     axes = m.constant(np.array([axis], np.int64))
-    m.add(m.draws.pick(REDUCE), [x, axes], keepdims=m.draws.pick([1, 0]))
+    m.add(m.draws.cycle(REDUCE), [x, axes], keepdims=m.draws.pick([1, 0]))
 
 
 def softmax(m: Making) -> None:
@@ -260,40 +273,79 @@ STEPS: tuple[Callable[[Making], None], ...] = (
 
 
 def graph(number: int, scheme: str, device: str | None, seed: int = 0, choices: Sequence[int] | None = None,
-          state: bool = False) -> tuple[Case, GraphOrigin] | None:  # fmt: skip
-    """One random graph as a case; None where the choices give none."""
+          state: bool = False, known: frozenset[str] | None = None) -> tuple[Case, GraphOrigin] | None:  # fmt: skip
+    """One random graph as a case, of the kinds `known` (None: all); None where the choices give none."""
     draws = Draws([seed, 7 + state, number], choices)
-    m = Making(draws)
+    m = Making(draws, known=None if state else known)
     try:
         case = _stateful(m, number, scheme, device) if state else _plain(m, number, scheme, device)
     except INVALID:
         return None
-    return case, GraphOrigin(number, scheme, state, tuple(draws.made))
+    return case, GraphOrigin(number, scheme, state, tuple(draws.made), known)
+
+
+def single_steps(device: str | None, seed: int = 0) -> list[tuple[Case, frozenset[str]]]:
+    """Graphs of a single step, some of each, with their kinds."""
+    found = []
+    for place, step in enumerate(STEPS):
+        for number in range(SHOWN):
+            m = Making(Draws([seed, place, number], turn=number), step=step.__name__)
+            try:
+                m.input(m.draws.pick(SIZES))
+                step(m)
+                case = _finished(m, f"step-{place}-{number}", "float32", device)
+            except INVALID:
+                continue
+            found.append((case, frozenset(m.kinds)))
+    return found
+
+
+def vocabulary(
+    singles: Sequence[tuple[Case, frozenset[str]]], scheme: str, taken: Callable[[Case], bool]
+) -> frozenset[str]:
+    """The kinds of steps that the target takes alone: a random graph of any of them is refused where few are taken,
+    and shows nothing."""
+    found: frozenset[str] = frozenset()
+    for case, kinds in singles:
+        if not kinds <= found and taken(replace(case, scheme=scheme)):
+            found |= kinds
+    return found
 
 
 def _grown(m: Making, steps: int) -> None:
-    for _ in range(steps):
+    """Add `steps` steps; where some kinds are left out, those do not count."""
+    done = 0
+    for _ in range(steps if m.known is None else TRIES * steps):
         before, values = list(m.model.graph), list(m.values)
         try:
-            m.draws.pick(STEPS)(m)
+            step = m.draws.pick(STEPS)
+            m.step = step.__name__
+            step(m)
+            done += 1
         except INVALID:
             m.values = values
             for node in list(m.model.graph)[len(before) :][::-1]:
                 m.model.graph.remove(node, safe=False)
+        if done == steps:
+            return
 
 
 def _plain(m: Making, number: int, scheme: str, device: str | None) -> Case:
-    m.input(m.draws.pick([[1, 4], [2, 3, 4], [1, 3, 6, 6], [2, 4, 5, 7], [1, 2, 8, 3]]))
+    m.input(m.draws.pick(SIZES))
     if m.draws.flip(3):
         m.input(dims_of(m.values[0]))
     steps = m.draws.pick([1, 2, 3, 4, 6, 8])
     _grown(m, steps)
+    return _finished(m, f"graph-{number:04}", scheme, device)
+
+
+def _finished(m: Making, name: str, scheme: str, device: str | None) -> Case:
     used = [v for v in m.values if v.producer() is not None and not v.uses()]
     if not used:
         raise Impossible("no output")
     m.model.graph.outputs.extend(used[:4])
     _pruned(m)
-    return _case(m, f"graph-{number:04}", scheme, device)
+    return _case(m, name, scheme, device)
 
 
 def _stateful(m: Making, number: int, scheme: str, device: str | None) -> Case:
@@ -345,12 +397,22 @@ def _case(m: Making, name: str, scheme: str, device: str | None) -> Case:
 
 
 def graphs(
-    count: int, schemes: Sequence[str], device: str | None, seed: int = 0
+    count: int,
+    schemes: Sequence[str],
+    device: str | None,
+    seed: int = 0,
+    known: frozenset[str] | None = None,
 ) -> Iterator[tuple[Case, GraphOrigin]]:
-    """`count` random graphs, by the float schemes in turn, one of ten with state."""
+    """`count` random graphs, one in four by the static schemes among `schemes` in turn and the others by the float
+    ones, where there are both; of the latter one in ten with state. Half of the graphs are of `known` kinds."""
+    floats, static = [[s for s in schemes if (s in STATIC) == kind] for kind in (False, True)]
     made, number = 0, 0
     while made < count and number < 10 * count:
-        found = graph(number, schemes[number % len(schemes)], device, seed, state=number % 10 == 9)
+        integers = bool(static) and (not floats or number % 4 == 3)
+        offered = static if integers else floats
+        scheme = offered[number // 4 % len(offered)]
+        state = not integers and number % 10 == 8
+        found = graph(number, scheme, device, seed, state=state, known=known if number % 8 < 4 else None)
         number += 1
         if found is not None:
             made += 1

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,23 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tapeout.compiler.conformance import damage, generated, graphs, kept, standard
-from tapeout.compiler.conformance.case import SAME, Case, Outcome
+from tapeout.compiler.conformance.case import FINISHED, SAME, Case, Outcome
 from tapeout.compiler.conformance.draws import constraints
 from tapeout.compiler.conformance.functions import harvest
 from tapeout.compiler.conformance.generated import Generator, Made
 from tapeout.compiler.conformance.models import models
 from tapeout.compiler.conformance.report import Report
-from tapeout.compiler.conformance.running import Progress, Source, Worker, load, run_into
+from tapeout.compiler.conformance.running import Progress, Source, Worker, load, opened, request_of, run_into
 from tapeout.compiler.conformance.shrink import shrink
 from tapeout.compiler.declaration import Declaration, Row
-from tapeout.compiler.errors import UsageError
+from tapeout.compiler.errors import MissingToolError, TapeoutError, UsageError
+from tapeout.compiler.schemes import STATIC
+from tapeout.compiler.target import write
 
 if TYPE_CHECKING:
     from tapeout.compiler.target import Target
 
-LEVELS = ("load", "nodes", "generated", "refused", "graphs", "models", "damaged")
+LEVELS = ("load", "nodes", "generated", "finished", "refused", "graphs", "models", "damaged")
 SHRUNK = 12  # kinds of failures that are shrunk and kept
+FINISHED_SHARE = 20  # one in so many cases goes through a vendor's compiler, which takes a second of each
 TIMEOUT = 60.0
+PREFIXES = ("since-", "finished-")  # of names of cases that are made as another is
 
 Again = Callable[[Sequence[int]], "tuple[Case, tuple[int, ...]] | None"]
 
@@ -103,6 +111,33 @@ class Kit:
                         case, name=f"since-{case.name}", origin=f"{case.origin} of the earlier declaration"
                     )
 
+    def _finished(self) -> Iterator[Case]:
+        """Some generated cases and random graphs, through the vendor's compiler."""
+        if self.target.finish is None:
+            return
+        count = -(-self.choice.count // FINISHED_SHARE)
+        made = generated.inside(self.generator, count, self.choice.ops)
+        single = [self._remembered(m, self.generator) for m in made if isinstance(m, Made)]
+        missing = self._missing(single[0]) if single else None
+        if missing is not None:
+            self.report.notes.append(f"nothing was finished: {missing}")
+            return
+        for case in itertools.chain(single, self._drawn(-(-count // 2))):
+            yield replace(case, name=f"finished-{case.name}", level="finished", expects=FINISHED)
+
+    def _missing(self, case: Case) -> str | None:
+        """What the target says where its compiler is not installed."""
+        assert self.target.finish is not None
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(TapeoutError):
+            path, request = Path(folder, f"artifact{self.target.suffix}"), request_of(case, self.target)
+            model = opened(case, self.target, request)
+            write(self.target, model, path, request)
+            try:
+                self.target.finish(path, model, request)
+            except MissingToolError as error:
+                return str(error)
+        return None
+
     def _refused(self) -> Iterator[Case]:
         reached: Counter[str] = Counter()
         for made in generated.outside(self.generator, -(-self.choice.count // 3), self.choice.ops):
@@ -117,24 +152,38 @@ class Kit:
         )
 
     def _graphs(self) -> Iterator[Case]:
-        schemes = [s for s in self.target.schemes if s in graphs.RELATIVE]
+        yield from self._drawn(-(-self.choice.count // 10))
+
+    def _drawn(self, count: int) -> Iterator[Case]:
+        """Random graphs, by every scheme of the target in floats or static integers."""
+        schemes = [s for s in self.target.schemes if s in graphs.RELATIVE or s in STATIC]
         if not schemes:
             self.report.notes.append(
-                "no random graphs: the target has no float scheme; its rows are held one by one"
+                "no random graphs: the target has neither a float scheme nor a static one"
             )
             return
-        for case, origin in graphs.graphs(
-            -(-self.choice.count // 10), schemes, self.device, self.choice.seed
-        ):
+        singles = graphs.single_steps(self.device, self.choice.seed)
+        known = graphs.vocabulary(singles, min(schemes, key=lambda s: s in STATIC), self._takes)
+        for case, origin in graphs.graphs(count, schemes, self.device, self.choice.seed, known):
 
             def again(
                 choices: Sequence[int], o: graphs.GraphOrigin = origin
             ) -> tuple[Case, tuple[int, ...]] | None:
-                found = graphs.graph(o.number, o.scheme, self.device, self.choice.seed, choices, o.state)
+                found = graphs.graph(
+                    o.number, o.scheme, self.device, self.choice.seed, choices, o.state, o.known
+                )
                 return None if found is None else (found[0], found[1].choices)
 
             self.again[case.name] = again, origin.choices
             yield case
+
+    def _takes(self, case: Case) -> bool:
+        """Whether the target takes the whole of a case."""
+        try:
+            model = opened(case, self.target, request_of(case, self.target))
+            return not self.target.declaration(self.device).accept(model).refused
+        except TapeoutError:
+            return False
 
     def _models(self) -> Iterator[Case]:
         if self.choice.models is None:
@@ -211,7 +260,8 @@ def _keep(kit: Kit, worker: Worker, failed: Sequence[tuple[Case, Outcome]], keep
     if len(kinds) > SHRUNK:
         kit.report.notes.append(f"the first {SHRUNK} of {len(kinds)} kinds of failures were shrunk and kept")
     for case, outcome in list(kinds.values())[:SHRUNK]:
-        again, choices = kit.again.get(case.name.removeprefix("since-"), (None, ()))
+        plain = functools.reduce(str.removeprefix, PREFIXES, case.name)
+        again, choices = kit.again.get(plain, (None, ()))
         wanted = case.expects
 
         def run(candidate: Case, wanted: str = wanted) -> Outcome:

@@ -14,6 +14,7 @@ import numpy as np
 from tapeout.compiler.conformance.case import (
     ERROR,
     FAULTS,
+    FINISHED,
     MATCH,
     REFUSED,
     SAME,
@@ -24,10 +25,12 @@ from tapeout.compiler.conformance.case import (
     difference,
     line,
 )
+from tapeout.compiler.conformance.quantized import calibrated, difference_in_integers, is_quantized
 from tapeout.compiler.conformance.report import Report
 from tapeout.compiler.errors import (
     InternalError,
     InvalidModelError,
+    MissingToolError,
     ResourceError,
     TapeoutError,
     UnsupportedError,
@@ -71,6 +74,8 @@ def run_case(case: Case, target: Target, keep: Path | None = None) -> tuple[Outc
             status, reason, runtimes = _refused(case, target, path)
         elif case.expects == SAME:
             status, reason, runtimes = _same(case, target, path)
+        elif case.expects == FINISHED:
+            status, reason, runtimes = _finished(case, target, path)
         else:
             status, reason, runtimes = _run(case, target, path)
     if case.expects == MATCH and status == "refused":
@@ -82,7 +87,8 @@ def request_of(case: Case, target: Target) -> Request:
     """What the case asks of the target."""
     from tapeout.compiler.target import Request
 
-    return Request(case.scheme, case.device or target.devices[0], dict(case.options))
+    request = Request(case.scheme, case.device or target.devices[0], dict(case.options))
+    return calibrated(request, case, target) if is_quantized(case) else request
 
 
 def opened(case: Case, target: Target, request: Request) -> ir.Model:
@@ -123,7 +129,10 @@ def _run(case: Case, target: Target, path: Path) -> Result:
             runtimes.append(runner.runtime)
             if case.steps and not hasattr(runner, "reset"):
                 return "refused", "artifacts of this target keep no state", tuple(runtimes)
-            reason = _steps(case, runner) if case.steps else _twice(case, runner)
+            if is_quantized(case):
+                reason = difference_in_integers(case, model, target.declaration(request.device), runner)
+            else:
+                reason = _steps(case, runner) if case.steps else _twice(case, runner)
             if reason is not None:
                 return "wrong", f"{reason} ({runner.runtime})", tuple(runtimes)
     except Exception as error:
@@ -183,6 +192,30 @@ def _same(case: Case, target: Target, path: Path) -> Result:
     if found[0] != found[1]:
         return "wrong", "the same model gives other bytes the second time", ()
     return ("pass", "", ()) if found[0] else ("wrong", "the artifact is empty", ())
+
+
+def _finished(case: Case, target: Target, path: Path) -> Result:
+    """A case that the declaration takes, through the vendor's compiler: all of it is on the device."""
+    from tapeout.compiler.target import write
+
+    assert target.finish is not None
+    request = request_of(case, target)
+    try:
+        model = opened(case, target, request)
+        refused = target.declaration(request.device).accept(model).refused
+        if refused:
+            return "refused", line(SEPARATOR.join(dict.fromkeys(str(r) for r in refused))), ()
+        write(target, model, path, request)
+        made = target.finish(path, model, request)
+    except (MissingToolError, UnsupportedError, UsageError) as error:
+        return "refused", line(error.message), ()
+    except TapeoutError as error:
+        return "does-not-run", line(error.message), ()
+    except Exception as error:
+        return "crash", f"{type(error).__name__}: {line(str(error))}", ()
+    if made.hosted:
+        return "accepted", f"taken by the declaration, left to the host: {', '.join(made.hosted)}", ()
+    return "pass", "", ()
 
 
 def _refused(case: Case, target: Target, path: Path) -> Result:

@@ -15,7 +15,15 @@ import onnx_ir as ir
 
 from tapeout.compiler.declaration import files, parse
 from tapeout.compiler.declaration.advice import suggestion, without_kernel
-from tapeout.compiler.declaration.match import Kind, Violation, distance, merged, sentence, violations
+from tapeout.compiler.declaration.match import (
+    Kind,
+    Violation,
+    distance,
+    in_reals,
+    merged,
+    sentence,
+    violations,
+)
 from tapeout.compiler.declaration.quantizing import Slot, slots, unmet
 from tapeout.compiler.declaration.rows import Bound, Limit, PortRule, Row, Tolerance, narrowed
 from tapeout.compiler.errors import InternalError, UsageError
@@ -266,6 +274,8 @@ class Declaration:
             if inherited is not None:
                 row = replace(row, fuses=inherited.fuses)
             found = (*always, *violations(row, call))
+            if inherited is not None:
+                found += tuple(in_reals(row, inherited, call))
             if not found:
                 return row
             far = distance(found)

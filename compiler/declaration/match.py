@@ -126,6 +126,25 @@ def violations(row: Row, call: Call, plan: Plan | None = None) -> Iterator[Viola
         yield from _same_scale(row, call)
 
 
+def in_reals(own: Row, inherited: Row, call: Call) -> Iterator[Violation]:
+    """What `own` wants as integers and `inherited`, the row whose kernel computes it, takes as it is in the graph,
+    where that is real: between conversions, which `own` looks through."""
+    sides = (call.input_values, call.output_values)
+    for name, values in ((n, vs) for side in sides for n, vs in side.items()):
+        wanted, kernel = (row.ports.get(name) or row.ports.get(ANY_PORT) for row in (own, inherited))
+        if wanted is None or not wanted.dtypes or (kernel is not None and kernel.dtypes):
+            continue
+        for value in values:
+            if value.dtype is not None and value.dtype.is_floating_point():
+                yield Violation(
+                    f"type of {name}",
+                    _must_be(wanted.dtypes),
+                    dtype_name(value.dtype) or "",
+                    own.fix,
+                    Kind.TENSOR,
+                )
+
+
 def distance(found: Collection[Violation]) -> tuple[int, int, int]:
     """How far a node is from a row: the nearest row has the fewest violations. A row for other types or ranks
     is farther than any; among equals, one that a limit keeps away is nearer than one for another case."""

@@ -29,7 +29,7 @@ def conformance(
         typer.Option(
             "--level",
             metavar="LEVEL",
-            help="load, nodes, generated, refused, graphs, models, damaged; may be given several times. "
+            help="load, nodes, generated, finished, refused, graphs, models, damaged; may be given several times. "
             "Default: all.",
             show_default=False,
         ),

@@ -20,7 +20,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.sdk import Finished, Request, UsageError, VendorToolError, source_name
+from tapeout.sdk import Finished, MissingToolError, Request, UsageError, VendorToolError, source_name
 
 COMMANDS = b"ethos-u\0"  # the name of the operator that holds the NPU's commands
 SECONDS = 1800
@@ -82,11 +82,11 @@ def _bytes(kibibytes: str) -> int:
 
 
 def command() -> str:
-    """The path of the program. Raises VendorToolError where it is not installed."""
+    """The path of the program. Raises MissingToolError where it is not installed."""
     beside = Path(sys.executable).with_name("vela")
     found = str(beside) if beside.exists() else shutil.which("vela")
     if found is None or importlib.util.find_spec("ethosu") is None:
-        raise VendorToolError("Arm's compiler Vela is not installed here", hint=INSTALL)
+        raise MissingToolError("Arm's compiler Vela is not installed here", hint=INSTALL)
     return found
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import tapeout
 from tapeout.compiler.errors import FallbackError, UnsupportedError, UsageError, VendorToolError
+from tapeout.compiler.ir.load import from_proto
 from tapeout.compiler.support_table import support_table
 from tapeout.compiler.target import target
 from tapeout.targets.ethos_u import DEVICES, declaration, finish
@@ -47,6 +48,25 @@ agraph (float[1,3,8,8] x) => (float[1,4] y)
     onnx.save(onnx.parser.parse_model(text), path)
     np.savez(folder / "data.npz", x=rng.standard_normal((8, 3, 8, 8)).astype(np.float32))
     return path, folder / "data.npz"
+
+
+@pytest.mark.parametrize(
+    ("shape", "operator", "words"),
+    [
+        ("[4]", "Clip (r, low, high)", ("a kernel that fuses it", "right behind a convolution")),
+        ("", "Sigmoid (r)", ("rank 0, at least 1", "give it a dimension of 1")),
+    ],
+    ids=["computed in real numbers by TFLite", "a scalar"],
+)
+def test_what_vela_leaves_to_the_host_is_refused(shape: str, operator: str, words: tuple[str, str]) -> None:
+    """Found by the conformance kit, which hands what the rows take to Vela."""
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 25]>
+agraph (int8{shape} x) => (int8{shape} y)
+<float s = {{0.00390625}}, int8 z = {{-128}}, float low = {{-1.0}}, float high = {{1.0}}>
+{{ r = DequantizeLinear (x, s, z) [one] t = {operator} y = QuantizeLinear (t, s, z) }}""")
+    (refusal,) = declaration("ethos-u55-128").accept(from_proto(model)).refused
+    assert refusal.name == "one"
+    assert all(w in str(refusal) for w in words), str(refusal)
 
 
 def export(folder: Path, tail: str = "y = Softmax <axis = -1> (d)", **more: Any) -> tapeout.Export:
