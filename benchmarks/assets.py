@@ -16,12 +16,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from asset_data import inputs
+from command import export
 
 HERE = Path(__file__).resolve().parent
 SUFFIXES = {"tflite": ".tflite", "openvino": ".xml"}
@@ -48,32 +48,6 @@ TASKS = {
 # Figures on a scale of their own: everything else is a share of one.
 SCALES = {"psnr": 0.1, "mean_score": 0.1}
 IGNORED = {"model", "n", "bicubic"}
-
-
-def export(model: Path, target: str, scheme: str, data: Path, out: Path) -> dict[str, Any]:
-    """Runs the command line as a user would; its JSON, the exit code and the seconds it took."""
-    command = [
-        sys.executable,
-        "-m",
-        "tapeout",
-        "export",
-        str(model),
-        "--target",
-        target,
-        "--quantize",
-        scheme,
-    ]
-    start = time.perf_counter()
-    done = subprocess.run(
-        [*command, "-o", str(out), "--data", str(data), "--json"], capture_output=True, text=True
-    )
-    answer = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
-    return {
-        "code": done.returncode,
-        "seconds": time.perf_counter() - start,
-        "answer": answer,
-        "stderr": done.stderr,
-    }
 
 
 def score(assets: Path, name: str, files: list[Path]) -> list[dict[str, Any]]:
@@ -121,8 +95,10 @@ def main() -> int:
             data = Path(folder) / "data.npz"
             np.savez(data, **inputs(assets, TASKS[name][1], source, options.samples))
             place = {s: Path(folder) / f"{name}_{s}{SUFFIXES[options.target]}" for s in schemes}
-            runs = {s: export(source, options.target, s, data, place[s]) for s in schemes}
-            good = [s for s in schemes if runs[s]["code"] == 0]
+            runs = {
+                s: export(source, options.target, place[s], "--quantize", s, "--data", data) for s in schemes
+            }
+            good = [s for s in schemes if runs[s].code == 0]
             files = [place[s] for s in good]
             sizes = [sum(p.stat().st_size for p in (f, f.with_suffix(".bin")) if p.exists()) for f in files]
             lines = score(assets, name, [source, *files])
@@ -131,16 +107,16 @@ def main() -> int:
         for s in schemes:
             if s not in good:
                 failed += 1
-                print(f"  {s:8} FAILED with exit code {runs[s]['code']}: {runs[s]['stderr'].strip()[-600:]}")
+                print(f"  {s:8} FAILED with exit code {runs[s].code}: {runs[s].said[-600:]}")
                 continue
             k = good.index(s)
             far = differences(lines[0], lines[k + 1])
             worst = max(far.values(), default=0.0)
             failed += worst > 1
-            error = (runs[s]["answer"].get("report") or {}).get("max_error")
+            error = (runs[s].answer.get("report") or {}).get("max_error")
             print(
                 f"  {s:8} {'same' if worst <= 1 else 'DIFFERS'} on its task (worst {worst:.2f} of 0.1 point),"
-                f" {sizes[k] / 1e3:.0f} kB of {source.stat().st_size / 1e3:.0f} kB, {runs[s]['seconds']:.1f} s"
+                f" {sizes[k] / 1e3:.0f} kB of {source.stat().st_size / 1e3:.0f} kB, {runs[s].seconds:.1f} s"
                 + (f", max error {error:.2g}" if isinstance(error, float) else "")
             )
             results[f"{name}:{s}"] = {

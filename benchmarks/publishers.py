@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import onnx
 from asset_data import inputs
 from assets import TASKS, score
+from command import export
 
 # The five of MLPerf Tiny.
 MODELS = ("ic01_resnet8", "vww01_mobilenetv1", "kws01_dscnn", "sww01_wakeword", "ad01_autoencoder")
@@ -30,24 +30,14 @@ FIGURES = ("wake_auc", "top1", "accuracy", "auc")
 MAY_LOSE = 0.005
 
 
-def export(model: Path, calibration: Path, out: Path, device: str | None = None) -> dict[str, Any]:
-    """Runs the command line as a user would; its manifest. A device has integers for inputs and outputs by itself."""
+def exported(model: Path, calibration: Path, out: Path, device: str | None = None) -> dict[str, Any]:
+    """The manifest of the int8 file. A device has integers for inputs and outputs by itself."""
     graph = onnx.load(model, load_external_data=False).graph
     held = {t.name for t in graph.initializer}
     names = [v.name for v in (*graph.input, *graph.output) if v.name not in held]
-    command = [
-        *(sys.executable, "-m", "tapeout", "export", str(model), "--target", "tflite", "--quantize", "int8"),
-        *("--calibration", str(calibration), "-o", str(out), "--json"),
-    ]
-    if device is not None:
-        command += ["--device", device]
-    else:
-        for name in names:
-            command += ["--dtype", f"{name}=int8"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{model}: {done.stderr.strip()[-500:]}")
-    found: dict[str, Any] = json.loads(done.stdout)["manifest"]
+    border = [f"--dtype={name}=int8" for name in names] if device is None else ["--device", device]
+    made = export(model, "tflite", out, "--quantize", "int8", "--calibration", calibration, *border)
+    found: dict[str, Any] = made.must()["manifest"]
     return found
 
 
@@ -82,14 +72,13 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as made:
             data, ours = Path(made) / "calibration.npz", Path(made) / f"{name}.tflite"
             np.savez(data, **inputs(assets, TASKS[name][1], folder / "model.onnx", None, "calib"))
-            said = export(folder / "model.onnx", data, ours)["quantization"]
+            said = exported(folder / "model.onnx", data, ours)["quantization"]
             lines = score(assets, name, [folder / "model.onnx", theirs, ours])
             vela = placed(theirs, options.device)
             facts = None
             if vela is not None:
-                facts = export(folder / "model.onnx", data, Path(made) / "npu.tflite", options.device)[
-                    "finished"
-                ]
+                npu_file = Path(made) / "npu.tflite"
+                facts = exported(folder / "model.onnx", data, npu_file, options.device)["finished"]
             sizes = [f.stat().st_size for f in (theirs, ours)]
         key = next(k for k in FIGURES if k in lines[0])
         real, publisher, own = (float(line[key]) for line in lines)

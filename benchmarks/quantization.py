@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from asset_data import inputs
 from assets import SUFFIXES, TASKS, score
+from command import export
 from scoring import open_session
 
 # The figure of each task that counts, in shares of one; dB for `psnr`.
@@ -36,34 +35,6 @@ AGREEMENT = {
     "kwt1": 0.96, "deeplabv3_mnv2_dm05": 0.98, "minilm_l6": 0.99, "basic_pitch": 0.995,
 }  # fmt: skip
 ALLOWED = {"espcn_x3": 0.05, "yolox_nano": 0.010}
-
-
-def export(model: Path, target: str, scheme: str, calibration: Path, out: Path) -> dict[str, Any]:
-    """Runs the command line as a user would."""
-    command = [
-        sys.executable,
-        "-m",
-        "tapeout",
-        "export",
-        str(model),
-        "--target",
-        target,
-        "--quantize",
-        scheme,
-    ]
-    start = time.perf_counter()
-    done = subprocess.run(
-        [*command, "--calibration", str(calibration), "-o", str(out), "--json"],
-        capture_output=True,
-        text=True,
-    )
-    answer = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
-    return {
-        "code": done.returncode,
-        "seconds": time.perf_counter() - start,
-        "answer": answer,
-        "stderr": done.stderr,
-    }
 
 
 def agreement(assets: Path, name: str, lines: list[dict[str, Any]], files: list[Path]) -> float | None:
@@ -130,11 +101,11 @@ def main() -> int:
                 folder / f"{name}_{options.scheme}{SUFFIXES[options.target]}",
             )
             np.savez(data, **inputs(assets, TASKS[name][1], source, None, "calib"))
-            run = export(source, options.target, options.scheme, data, out)
-            if run["code"]:
+            run = export(source, options.target, out, "--quantize", options.scheme, "--calibration", data)
+            if run.code:
                 missed += 1
                 print(
-                    f"{name:22} FAILED with exit code {run['code']}: {run['stderr'].strip()[-400:]}",
+                    f"{name:22} FAILED with exit code {run.code}: {run.said[-400:]}",
                     flush=True,
                 )
                 continue
@@ -149,14 +120,14 @@ def main() -> int:
         missed += not held
         if key != "psnr":
             losses.append(100 * loss)
-        found = ((run["answer"].get("manifest") or {}).get("quantization")) or {}
+        found = ((run.answer.get("manifest") or {}).get("quantization")) or {}
         macs = found.get("macs", {})
         front = found.get("spectral_macs", 0) / max(macs.get("total", 0), 1)
         wide = macs.get("wider_than_8_bits", 0.0) - front
         print(
             f"{name:22} {key:13} {lines[0][key]:8.4f} -> {lines[1][key]:8.4f} (loss {100 * loss:6.2f}, may"
             f" {100 * may:5.2f})  {'' if agrees is None else f'agrees {agrees:.4f}':14} {size / 1e3:8.0f} kB"
-            f" {run['seconds']:6.1f} s  wide {100 * wide:.1f}%"
+            f" {run.seconds:6.1f} s  wide {100 * wide:.1f}%"
             f"{f' and spectral front end {100 * front:.1f}%' if front else ''}{'' if held else '  MISSED'}",
             flush=True,
         )
@@ -164,7 +135,7 @@ def main() -> int:
             "source": lines[0],
             "artifact": lines[1],
             "agreement": agrees,
-            "seconds": run["seconds"],
+            "seconds": run.seconds,
         }
     if losses:
         print(f"mean loss {sum(losses) / len(losses):.2f} points over {len(losses)} models; {missed} missed")

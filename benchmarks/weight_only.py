@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 from asset_data import inputs
 from assets import TASKS
+from command import export
 
 Array = np.ndarray[Any, Any]
 Feed = dict[str, Array]
@@ -36,17 +35,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 SCHEMES = (*BOUNDS, "w4g64", "w4", "w3")
 BATCH = 16
-
-
-def export(model: Path, scheme: str, calibration: Path, out: Path, *more: str, verify: bool = False) -> float:
-    """Runs the command line as a user would; returns the seconds that it took."""
-    command = [sys.executable, "-m", "tapeout", "export", str(model), "--target", "tflite", "-o", str(out)]
-    command += ["--quantize", scheme, "--calibration", str(calibration), *more]
-    start = time.perf_counter()
-    done = subprocess.run(command if verify else [*command, "--no-verify"], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{scheme} on {model.parent.name}: {done.stderr.strip()[-500:]}")
-    return time.perf_counter() - start
 
 
 def by_onnx(path: Path, feeds: Sequence[Feed]) -> list[Array]:
@@ -104,10 +92,12 @@ def main() -> None:
             np.savez(calibration, **inputs(assets, data, model, None, "calib"))
             for scheme in arguments.schemes.split(","):
                 made = Path(place) / f"{scheme}.tflite"
-                seconds = export(model, scheme, calibration, made, verify=arguments.verify)
+                how = ("--quantize", scheme, "--calibration", calibration)
+                run = export(model, "tflite", made, *how, *(() if arguments.verify else ("--no-verify",)))
+                run.must()
                 found: dict[str, Any] = {"model": name, "scheme": scheme}
                 found |= {"cosine": round(cosine(wanted, by_litert(made, feeds)), 5)}
-                found |= {"megabytes": round(made.stat().st_size / 1e6, 2), "seconds": round(seconds, 1)}
+                found |= {"megabytes": round(made.stat().st_size / 1e6, 2), "seconds": round(run.seconds, 1)}
                 if task == "eval_embed" and scheme in BOUNDS:
                     least, most = BOUNDS[scheme]
                     found["held"] = found["cosine"] >= least and found["megabytes"] <= most

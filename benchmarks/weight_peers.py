@@ -27,7 +27,8 @@ import numpy as np
 import onnx
 from asset_data import inputs
 from assets import TASKS
-from weight_only import Array, batches, by_litert, by_onnx, export
+from command import export
+from weight_only import Array, batches, by_litert, by_onnx
 
 PACKAGES = ("nncf==3.4.0", "openvino", "onnxruntime", "onnx", "onnx-ir", "torch")
 PEERS = ("awq", "hqq")
@@ -114,7 +115,8 @@ def measure(assets: Path, name: str, peer: str, folder: Path) -> dict[str, Any]:
     rules, made = folder / "recipe.toml", folder / "ours.tflite"
     text = recipe(proto)
     rules.write_text(text)
-    export(model, "w4g32", calibration, made, *(("--recipe", str(rules)) if text else ()))
+    how = ("--quantize", "w4g32", "--calibration", calibration, *(("--recipe", rules) if text else ()))
+    export(model, "tflite", made, *how, "--no-verify").must()
     found["tapeout"] = round(error(expected, by_litert(made, feeds)), 5)
     theirs = [found[k] for k in PEERS if isinstance(found[k], float)]
     found["best"] = all(found["tapeout"] <= v for v in theirs)
