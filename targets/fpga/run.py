@@ -1,0 +1,83 @@
+"""Runs a circuit's folder: its Verilog, cycle by cycle, on the integers of the borders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tapeout.compiler.artifact import file_errors
+from tapeout.sdk import InvalidModelError, Request, UsageError
+from tapeout.targets.fpga import serial
+from tapeout.targets.fpga.dialect import Array, Graph
+from tapeout.targets.fpga.integer import stream, unstream
+from tapeout.targets.fpga.simulate import Simulation
+
+Arrays = dict[str, Array]
+
+
+def runners(artifact: Path, request: Request) -> Sequence[Circuit]:
+    """`artifact` in Verilator; none where that is not installed."""
+    graph = load(artifact)
+    if shutil.which("verilator") is None:
+        return ()
+    return (Circuit(graph, artifact, request.device),)
+
+
+def load(artifact: Path) -> Graph:
+    """The circuit of a folder. Raises InvalidModelError where it holds none."""
+    place = artifact / serial.FILE
+    with file_errors("read", place):
+        return serial.load(place.read_bytes(), place.name)
+
+
+def inspect(artifact: Path) -> dict[str, Any]:
+    """What the folder says of its circuit: the report."""
+    load(artifact)
+    place = artifact / "report.json"
+    try:
+        found = json.loads(place.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidModelError(f"'{place}' is damaged: {type(error).__name__}: {error}") from error
+    return {"format": "fpga", **found}
+
+
+class Circuit:
+    """A folder's Verilog, compiled by Verilator in a folder of its own. Raises VendorToolError, InvalidModelError."""
+
+    def __init__(self, graph: Graph, artifact: Path, device: str) -> None:
+        self._graph, self.device = graph, device
+        self._folder = tempfile.TemporaryDirectory(prefix="tapeout-")
+        circuit = {
+            p.relative_to(artifact).as_posix(): p.read_bytes()
+            for part in ("rtl", "memories")
+            for p in sorted((artifact / part).glob("*"))
+        }
+        self._simulation = Simulation(graph, circuit, Path(self._folder.name))
+        self.runtime = self._simulation.runtime
+
+    def run(self, inputs: Mapping[str, Array]) -> Arrays:
+        """The outputs for one inference's inputs, both keyed by the source's names."""
+        tensors = self._graph.tensors
+        fed = {
+            p.tensor: stream(p, tensors[p.tensor], self._given(inputs, p)) for p in self._graph.input_ports
+        }
+        made, _ = self._simulation.run(fed)
+        return {p.name: unstream(p, tensors[p.tensor], made[p.tensor])[0] for p in self._graph.output_ports}
+
+    def tensors(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Arrays:
+        """The outputs among `names`: nothing else leaves a circuit."""
+        ports = {p.name for p in self._graph.output_ports}
+        return {k: v for k, v in self.run(inputs).items() if k in names and k in ports}
+
+    def _given(self, inputs: Mapping[str, Array], port: Any) -> Array:
+        dtype = np.dtype(np.float32 if port.real else np.int8)
+        found = inputs.get(port.name)
+        if found is None or found.shape != port.shape or found.dtype != dtype:
+            raise UsageError(f"input '{port.name}' must be given as {dtype} {list(port.shape)}")
+        return found[None]
