@@ -32,7 +32,9 @@ module tapeout_fifo #(
 
 `ifdef TAPEOUT_TRACE
     // The most beats that were held at once: how deep the FIFO needs to be.
-    reg [31:0] most /* verilator public_flat_rd */ = 0;
-    always @(posedge clk) if (level + out_valid > most) most <= level + out_valid;
+    reg [31:0] most /* verilator public_flat_rd */;
+    always @(posedge clk)
+        if (rst) most <= 0;
+        else if (level + out_valid > most) most <= level + out_valid;
 `endif
 endmodule
