@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from tapeout.__main__ import main
+from tapeout.calibrating import Samples
+from tapeout.compiler.ir.load import load
 from tapeout.compiler.ir.save import save
+from tapeout.compiler.recipe import Recipe
+from tapeout.compressing import asked, compressed
+from tapeout.passes.sparsity import facts
+from tapeout.passes.sparsity.layers import layers
+from tapeout.road import Wish, opened, prepare
 from tests.passes.networks import network, samples
 
 NETWORK = """
@@ -93,14 +102,196 @@ def test_what_cannot_be_done_says_why_and_leaves_nothing(
     assert sorted(model.parent.iterdir()) == before
 
 
+RECIPE = """
+[[step]]
+prune = "magnitude"
+ratio = 0.5
+[[step.rule]]
+node = "{first}"
+skip = true
+[[step.rule]]
+op = "Gemm"
+pattern = "2:4"
+"""
+
+
+def written(model: Path, recipe: str) -> str:
+    place = model.with_name("recipe.toml")
+    place.write_text(recipe)
+    return str(place)
+
+
+def compressed_model(model: Path, recipe: str) -> ir.Model:
+    """The model behind the steps of a recipe that needs no data."""
+    with ExitStack() as stack:
+        prepared = prepare(opened(stack, str(model)), Wish())
+        return compressed(prepared, Recipe.parse(recipe).steps, None, model.parent).prepared.model
+
+
+def names(model: Path) -> list[str]:
+    return [n.name or "" for n in load(model).graph]
+
+
+def test_rules_say_what_holds_for_single_layers(model: Path) -> None:
+    first, *_ = names(model)
+    made = compressed_model(model, RECIPE.format(first=first))
+    dense, second, last = (layer.weight()[0] for layer in layers(made.graph))
+    assert np.count_nonzero(dense) == dense.size
+    assert np.mean(second == 0) == pytest.approx(0.5, abs=0.01)
+    assert facts.holds("2:4", last)
+    assert list(facts.facts(made).values()) == ["2:4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["tflite", "openvino"])
+def test_one_recipe_prunes_factorizes_and_quantizes(
+    model: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = """
+[[step]]
+prune = "channels"
+ratio = 0.2
+[[step.rule]]
+node = "{first}"
+skip = true
+[[step]]
+factorize = "svd"
+ratio = 0.2
+[[step.rule]]
+op = "Gemm"
+rank = 4
+[[step]]
+quantize = "int8"
+[[step.rule]]
+op = "Gemm"
+scheme = "float32"
+"""
+    place = written(model, recipe.format(first=names(model)[0]))
+    out = model.with_name({"tflite": "net.tflite", "openvino": "net.xml"}[target])
+    given = ["--calibration", str(model.with_name("calib.npz"))]
+    assert main(["export", str(model), "--target", target, "-o", str(out), "--recipe", place, *given]) == 0
+    report = json.loads(out.with_name(f"{out.name}.report.json").read_text())
+    told = report["compression"]
+    assert [s["step"] for s in told] == [
+        "source", "prune channels=0.2", "factorize svd=0.2", "quantize int8"
+    ]  # fmt: skip
+    assert told[1]["operations"] <= 0.8 * told[0]["operations"]
+    assert told[3]["weight_bytes"] < 0.6 * told[2]["weight_bytes"]  # three layers in int8, one in float32
+    assert all({"sqnr", "lost", "agreement", "zeros"} <= set(s) for s in told[1:])
+    assert report["proof"]["proven"]
+    assert any("keeps its channels: a rule says so" in reason for reason in told[1]["left"])
+    manifest = json.loads(out.with_name(f"{out.name}.manifest.json").read_text())
+    assert manifest["compression"][1]["rules"] == [{"ops": ["Gemm"], "rank": [4]}]
+    assert "quantize int8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ('[[step]]\nprune = "magnitude"\nratio = 1', "the ratio 1 lies outside (0, 1)"),
+        ('[[step]]\nprune = "magnitude"\npattern = "1x4:1.5"', "the ratio 1.5 lies outside (0, 1)"),
+        ('[[step]]\nprune = "magnitude"\npattern = "4:2"', "keeps 4 of each 2"),
+        ('[[step]]\nprune = "magnitud"\nratio = 0.5', "did you mean 'magnitude'?"),
+        ('[[step]]\nprune = "magnitude"', "says no amount"),
+        ('[[step]]\nprune = "constant-channels"\nratio = 0.5', "takes no amount"),
+        (
+            '[[step]]\nfactorize = "svd"\nratio = 0.5\n[[step.rule]]\nop = "Gemm"\nratio = 0.5',
+            "takes no ratio",
+        ),
+        ('[[step]]\nprune = "channels"\nratio = 0.5\n[[step.rule]]\nop = "Gemm"\nrank = 3', "takes no rank"),
+        (
+            '[[step]]\nprune = "wanda"\nratio = 0.5\n[[step.rule]]\nop = "Gemm"\nmethod = "svd"',
+            "method 'svd'",
+        ),
+        (
+            '[[step]]\nprune = "magnitude"\nratio = 0.5\n[[step.rule]]\nop = "Relu"\nskip = true',
+            "matches nothing",
+        ),
+        (
+            '[[step]]\nprune = "magnitude"\nratio = 0.5\n[[step.rule]]\nnode = "?*_99"\nskip = true',
+            "matches nothing",
+        ),
+        (
+            '[[step]]\nfactorize = "svd"\nratio = 0.2\n[[step.rule]]\nop = "Gemm"\nrank = 9',
+            "pays below rank 8.6",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_says_why_and_leaves_nothing(
+    model: Path, recipe: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = written(model, recipe)
+    before = sorted(model.parent.iterdir())
+    assert export(model, "--recipe", place) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_steps_of_a_recipe_and_of_the_command_line_are_not_mixed(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = written(model, '[[step]]\nprune = "magnitude"\nratio = 0.5')
+    assert export(model, "--recipe", place, "--factorize", "svd=0.2") == 2
+    assert "say them in one place" in capsys.readouterr().err
+
+
+UNCUT = """
+net (float[1,16] x) => (float[1,8] y) <float[16,8] w> {
+    product = MatMul(x, w)
+    y = Softmax(product)
+}"""
+ODD = "net (float[1,30] x) => (float[1,7] y) <float[30,7] w> { y = MatMul(x, w) }"
+
+
+@pytest.mark.parametrize(
+    ("network_text", "arguments", "said"),
+    [
+        (
+            UNCUT,
+            ["--prune", "channels=0.3"],
+            ["no channel of the model can be removed", "Softmax '"],
+        ),
+        (
+            ODD,
+            ["--prune", "magnitude=2:4"],
+            ["nothing can be pruned to 2:4", "30 inputs are no multiple of 4"],
+        ),
+        (ODD, ["--prune", "magnitude=2x3:0.5"], ["7 outputs are no multiple of 2"]),
+    ],
+)
+def test_a_model_that_cannot_be_pruned_says_by_which_nodes(
+    tmp_path: Path,
+    network_text: str,
+    arguments: list[str],
+    said: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = network(network_text)
+    save(made, tmp_path / "net.onnx")
+    np.savez(tmp_path / "calib.npz", x=np.concatenate([f["x"] for f in samples(made, 8)]))
+    before = sorted(tmp_path.iterdir())
+    assert export(tmp_path / "net.onnx", *arguments) == 2
+    error = capsys.readouterr().err
+    assert [text for text in said if text not in error] == [] and "Traceback" not in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_zeros_are_packed_where_that_is_asked_for(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = []
+    for option in ("false", "true"):
+        assert export(model, "--prune", "magnitude=0.8", "--option", f"sparse={option}", data=False) == 0
+        sizes.append(model.with_name("net.tflite").stat().st_size)
+    said = capsys.readouterr().err
+    assert sizes[1] < 0.6 * sizes[0]
+    assert "fewer bytes, no less time" in said
+    told = json.loads(model.with_name("net.tflite.report.json").read_text())["zeros"]["packed"]
+    assert told["dense_bytes"] - told["bytes"] >= sizes[0] - sizes[1]
+
+
 def test_a_pruned_model_is_a_plain_model(model: Path) -> None:
     """No masks, no operators of ours: what is saved between the steps and the target is ONNX that others read."""
-    from contextlib import ExitStack
-
-    from tapeout.calibrating import Samples
-    from tapeout.compressing import asked, compressed
-    from tapeout.road import Wish, opened, prepare
-
     with ExitStack() as stack:
         prepared = prepare(opened(stack, str(model)), Wish())
         data = Samples(str(model.with_name("calib.npz")))
