@@ -10,6 +10,7 @@ from tapeout.compiler.artifact import json_bytes
 from tapeout.sdk import Request
 from tapeout.targets.fpga import declaration, report, serial, verilog
 from tapeout.targets.fpga import dialect as d
+from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import device
 from tapeout.targets.fpga.fold import fold
 from tapeout.targets.fpga.lower import lower
@@ -18,7 +19,7 @@ from tapeout.targets.fpga.lower import lower
 def emit(model: ir.Model, folder: Path, request: Request) -> None:
     """Write the circuit of `model`, which the declaration accepts, into `folder`, which is there and empty.
 
-    Raises ResourceError where it does not fit the device.
+    Raises BudgetError where it does not fit the device.
     """
     for name, content in contents(model, request).items():
         place = folder / name
@@ -30,7 +31,7 @@ def contents(model: ir.Model, request: Request) -> dict[str, bytes]:
     """The files of the circuit's folder by their path in it; the same for the same model and request."""
     place = device(request.device)
     whole = lower(model, declaration(request.device), request.device)
-    graph = fold(whole, place)
+    graph = with_depths(fold(whole, place))
     return {
         serial.FILE: serial.dump(graph),
         **told(graph, whole),
