@@ -27,7 +27,7 @@ from tapeout.compiler.bundle import bundled
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.partition import Limits
 from tapeout.compiler.recipe import Recipe
-from tapeout.compiler.schemes import FLOAT32
+from tapeout.compiler.schemes import FLOAT32, STATIC
 from tapeout.compiler.steps import Step
 from tapeout.compiler.target import Target
 from tapeout.emitting import also, emitted, finish, legalized
@@ -191,7 +191,8 @@ def export(
                 search = Search(model, wish, chosen, request, most, notify)
                 request, told["auto"] = automatic(search, dtype)
         else:
-            request = with_calibration(request, taken, prepared)
+            named = quantize is not None or rules is not None or set(chosen.schemes) - set(STATIC)
+            request = with_calibration(request, taken, prepared, None if named else chosen.name)
         request = with_borders(request, chosen, prepared.model)
         digests = _Later(lambda: [files.digest(f) for f in prepared.files])
         report: dict[str, Any] = {"schema": REPORT, **told}

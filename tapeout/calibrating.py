@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tapeout.compiler import artifact as files
-from tapeout.compiler.errors import UsageError
+from tapeout.compiler.declaration import source_name
+from tapeout.compiler.errors import UnsupportedError, UsageError
 from tapeout.compiler.schemes import STATIC
 from tapeout.compiler.target import Request, Target, loadable
 from tapeout.failures import failures
@@ -22,6 +23,9 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 Given: TypeAlias = "PathLike | Callable[[], Iterable[Any]] | Statistics"
 # Schemes whose numbers are real numbers: nothing to calibrate.
 REAL = ("float32", "float16", "bfloat16")
+# What messages name first of a model, and how many of them.
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Attention"})
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,19 @@ def with_stand_in(request: Request, samples: Samples | None, prepared: Prepared)
     return replace(request, calibration=calibration)
 
 
-def with_calibration(request: Request, samples: Samples | None, prepared: Prepared) -> Request:
+def with_calibration(
+    request: Request, samples: Samples | None, prepared: Prepared, integers_only: str | None = None
+) -> Request:
     """`request` with its calibration data.
 
     Raises UsageError where a static scheme has none (saying what there is without data), or where a float
-    scheme has some.
+    scheme has some; UnsupportedError where the user named no scheme and `integers_only` names the target, which
+    has no other.
     """
     if samples is None:
         given = any(n.op_type == "QuantizeLinear" for n in prepared.model.graph)
         if request.scheme in STATIC and not given:
-            raise no_data(request.scheme)
+            raise no_data(request.scheme) if integers_only is None else not_quantized(prepared, integers_only)
         return request
     if request.scheme in REAL:
         raise UsageError(
@@ -73,6 +80,20 @@ def with_calibration(request: Request, samples: Samples | None, prepared: Prepar
             hint="say the scheme: --quantize int8",
         )
     return replace(request, calibration=samples.open(prepared))
+
+
+def not_quantized(prepared: Prepared, target: str) -> UnsupportedError:
+    """What a target that computes on integers only says of a model of real numbers."""
+    nodes = [n for n in prepared.model.graph if n.op_type in LAYERS] or list(prepared.model.graph)
+    lines = [f"  {n.op_type} '{source_name(n)}': float32, must be int8 on {target}" for n in nodes[:SHOWN]]
+    if len(nodes) > SHOWN:
+        lines.append(f"  and {len(nodes) - SHOWN} more")
+    return UnsupportedError(
+        "\n".join([f"{target} computes on integers, and the model is not quantized:", *lines]),
+        hint="quantize it on the way with typical inputs: --quantize int8 --calibration DATA (.npz, folder of arrays "
+        "or images, stats.json); or give the int8 model of another tool as ONNX with QuantizeLinear",
+        nodes=[source_name(n) for n in nodes[:SHOWN]],
+    )
 
 
 def no_data(scheme: str) -> UsageError:
