@@ -87,6 +87,7 @@ class Requantize:
     bits hold every entry: one that is never reached is the largest of its bits.
 
     multiplier, offset: int64 [channels], multiplier >= 0; shift: one for all channels.
+    scale: float32 [channels], what the integers stand for: codes are scale * accumulator + zero point, clipped.
     """
 
     multiplier: Array
@@ -96,6 +97,7 @@ class Requantize:
     high: int
     ties_to_even: bool = False
     tables: Mapping[int, Array] = field(default_factory=dict)
+    scale: Array = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

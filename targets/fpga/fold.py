@@ -2,7 +2,7 @@
 
 Every node has a list of foldings, each with its cycles and its cost. For a number of cycles that no node may exceed,
 each node takes the folding that is cheapest in the share of the device that it uses; the smallest such number whose
-sum fits is found by bisection. With goal "latency" what is left then goes to the nodes that delay an inference most.
+sum fits is found by bisection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tapeout.sdk import ResourceError
+from tapeout.compiler.errors import BudgetError
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga import live
 from tapeout.targets.fpga.cost import Cost, cost, cycles, products
@@ -34,12 +34,12 @@ class Folding:
 def fold(graph: d.Graph, device: Device) -> d.Graph:
     """The circuit without channels that nothing needs, folded to the fewest cycles between inferences that fit.
 
-    Raises ResourceError where not even the smallest folding fits: by how much, and the layers that take most.
+    Raises BudgetError where not even the smallest folding fits: by how much, and the layers that take most.
     """
     needed = live.kept(graph)
     best: d.Graph | None = None
     seen: set[tuple[int, ...]] = set()
-    problem: ResourceError | None = None
+    problem: BudgetError | None = None
     for multiple in MULTIPLES:
         narrow = live.without(graph, live.rounded(graph, needed, multiple))
         sizes = tuple(n.output.channels for n in narrow.nodes)
@@ -48,7 +48,7 @@ def fold(graph: d.Graph, device: Device) -> d.Graph:
         seen.add(sizes)
         try:
             found = fastest(narrow, device)
-        except ResourceError as error:
+        except BudgetError as error:
             problem = problem or error
             continue
         if best is None or found.interval < best.interval:
@@ -60,7 +60,7 @@ def fold(graph: d.Graph, device: Device) -> d.Graph:
 
 
 def fastest(graph: d.Graph, device: Device) -> d.Graph:
-    """The folding of a circuit with the fewest cycles between inferences that fits. Raises ResourceError."""
+    """The folding of a circuit with the fewest cycles between inferences that fits. Raises BudgetError."""
     tensors = graph.tensors
     options = [list(foldings(n, tensors[n.inputs[0].tensor], device)) for n in graph.nodes]
     limits = sorted({o.cost.cycles for row in options for o in row})
@@ -90,7 +90,7 @@ def _fits(total: Cost, device: Device) -> bool:
     return total.dsp <= device.dsp and total.bram <= device.bram and total.lut <= device.lut * USABLE
 
 
-def _too_large(chosen: list[Folding], device: Device) -> ResourceError:
+def _too_large(chosen: list[Folding], device: Device) -> BudgetError:
     total = _total(chosen)
     parts = []
     for kind, words in (("dsp", "multipliers"), ("bram", "memories of 18 kbit"), ("lut", "lookup tables")):
@@ -101,7 +101,7 @@ def _too_large(chosen: list[Folding], device: Device) -> ResourceError:
             parts.append(
                 f"{getattr(total, kind):,} {words} of {has:,} ({getattr(total, kind) / has:.1f} times): {named}"
             )
-    return ResourceError(
+    return BudgetError(
         f"the smallest circuit does not fit {device.name}: " + "; ".join(parts),
         hint="take a larger device, prune channels (--prune), or store weights in 4 bits (--quantize int8w4)",
         nodes=[_called(o.node) for o in chosen][:10],

@@ -19,6 +19,7 @@ import numpy as np
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga import ranges
 from tapeout.targets.fpga.dialect import Array
+from tapeout.targets.fpga.requantize import Clamp, exact
 
 Kept = dict[str, Array]  # by tensor: bool [channels]
 
@@ -96,7 +97,7 @@ def _by_channel(node: d.Conv | d.Dense, x: d.Tensor) -> Array:
 
 def _foldable(node: d.Conv | d.Dense, x: d.Tensor) -> Array:
     """Which channels are one number wherever the layer reads them."""
-    low, high = (x.low, x.high) if isinstance(node, d.Dense) else ranges.of_window(x, node.window)
+    low, high = ranges.met(node, x)
     made: Array = low == high
     return made
 
@@ -109,50 +110,33 @@ def without(graph: d.Graph, found: Kept) -> d.Graph:
 
 
 def _narrowed(node: d.Node, tensors: dict[str, d.Tensor], found: Kept) -> d.Node:
-    made = found[node.output.name]
-    t = node.output
+    made, t = found[node.output.name], node.output
     output = replace(t, shape=(*t.shape[:2], int(made.sum())), low=t.low[made], high=t.high[made])
-    if isinstance(node, d.Folded):
-        form = _form(node.requantize, made)
-        bias = node.bias[made]
-        if isinstance(node, d.Conv | d.Dense):
-            return _layer(node, tensors[node.inputs[0].tensor], found, output, form)
-        changed = replace(node, output=output, requantize=form, bias=bias)
-        if isinstance(changed, d.Depthwise):
-            return replace(changed, weights=changed.weights[made])
-        return changed
-    return replace(node, output=output)
-
-
-def _layer(node: d.Conv | d.Dense, x: d.Tensor, found: Kept, output: d.Tensor, form: d.Requantize) -> d.Node:
-    made, taken = found[node.output.name], found[x.name]
-    weights = _by_channel(node, x)[made]
-    constant = _foldable(node, x) & ~taken
-    bias = node.bias[made] + (weights.astype(np.int64).sum(axis=1) * np.where(constant, x.low, 0)).sum(axis=1)
-    inner = weights[:, :, taken]
-    least, most = _ends(node, x, taken, inner)
-    shape = (
-        (len(inner), -1) if isinstance(node, d.Dense) else (len(inner), *node.window.kernel, int(taken.sum()))
-    )
-    return replace(
-        node, output=output, requantize=form, bias=bias, weights=inner.reshape(shape),
-        accumulator=ranges.bits(least + bias, most + bias + 1),
-    )  # fmt: skip
-
-
-def _ends(node: d.Conv | d.Dense, x: d.Tensor, taken: Array, inner: Array) -> tuple[Array, Array]:
-    low, high = (x.low, x.high) if isinstance(node, d.Dense) else ranges.of_window(x, node.window)
-    places = inner.shape[1]
-    return ranges.of_sum(
-        inner.reshape(len(inner), -1), np.tile(low[taken], places), np.tile(high[taken], places)
-    )
-
-
-def _form(form: d.Requantize, made: Array) -> d.Requantize:
-    """The requantization of the channels that stay, with the smallest shift that serves them."""
-    places = {int(c): i for i, c in enumerate(np.flatnonzero(made))}
-    tables = {places[c]: t for c, t in form.tables.items() if c in places}
-    return replace(form, multiplier=form.multiplier[made], offset=form.offset[made], tables=tables)
+    if not isinstance(node, d.Folded):
+        return replace(node, output=output)
+    x = tensors[node.inputs[0].tensor]
+    taken, form = found[x.name], node.requantize
+    idle = output.low == output.high  # kept though constant: these codes need no sum
+    bias = node.bias[made]
+    if isinstance(node, d.Conv | d.Dense):
+        whole = _by_channel(node, x)[made]
+        constant = np.where(_foldable(node, x) & ~taken, x.low, 0)
+        bias = bias + (whole.astype(np.int64).sum(axis=1) * constant).sum(axis=1)
+        inner = np.where(idle[:, None, None], 0, whole[:, :, taken])
+        shape = (
+            (len(inner), -1)
+            if isinstance(node, d.Dense)
+            else (len(inner), *node.window.kernel, int(taken.sum()))
+        )
+        node = replace(node, weights=inner.reshape(shape))
+    elif isinstance(node, d.Depthwise):
+        node = replace(node, weights=np.where(idle[:, None, None], 0, node.weights[made]))
+    bias = np.where(idle, 0, bias)
+    ends = [np.where(idle, 0, e + bias) for e in ranges.of_sums(node, x, taken)]
+    form = exact(form.scale[made], Clamp(output.zero_point, form.low, form.high), *ends)
+    form = replace(form, offset=np.where(idle, output.low << form.shift, form.offset))
+    width = ranges.bits(ends[0], ends[1] + 1)
+    return replace(node, output=output, bias=bias, requantize=form, accumulator=width)
 
 
 def operations(graph: d.Graph) -> int:

@@ -164,19 +164,13 @@ class Lowering:
     def convolution(self, step: Step) -> d.Node:
         tensor, (weights, scale) = self.read(step.codes()), step.weights()
         group = g.attribute(step.node, "group", 1)
-        depthwise = group == tensor.channels == len(weights)
-        if group != 1 and not depthwise:
-            weights = without_groups(weights, group)
         window = window_of(step.node, tensor, weights.shape[1:3])
-        flat, (low, high) = weights.reshape(len(weights), -1), ranges.of_window(tensor, window)
-        if depthwise:
-            ends = ranges.of_sum(flat, low[:, None], high[:, None])
-            parts = _folded(step, tensor, _bias(step, tensor, flat, scale), ends, scale)
-            return d.Depthwise(**parts, weights=weights[..., 0], window=window)
-        taps = math.prod(window.kernel)
-        ends = ranges.of_sum(flat, np.tile(low, taps), np.tile(high, taps))
-        parts = _folded(step, tensor, _bias(step, tensor, flat, scale), ends, scale)
-        return d.Conv(**parts, weights=weights, window=window)
+        if group == tensor.channels == len(weights):
+            made: d.Folded = d.Depthwise(**_unscaled(step, tensor), weights=weights[..., 0], window=window)
+        else:
+            weights = weights if group == 1 else without_groups(weights, group)
+            made = d.Conv(**_unscaled(step, tensor), weights=weights, window=window)
+        return _scaled(step, made, tensor, step.bias(tensor.scale, scale), weights, scale)
 
     def dense(self, step: Step) -> d.Node:
         view, (weights, scale) = self._views[step.codes()], step.weights()
@@ -185,19 +179,19 @@ class Lowering:
             turned = np.empty_like(weights)
             turned[:, view.order] = weights
             weights = turned
-        ends = ranges.of_sum(weights, np.tile(tensor.low, tensor.pixels), np.tile(tensor.high, tensor.pixels))
-        parts = _folded(step, tensor, _bias(step, tensor, weights, scale), ends, scale)
-        return d.Dense(**parts, weights=weights)
+        made = d.Dense(**_unscaled(step, tensor), weights=weights)
+        return _scaled(step, made, tensor, step.bias(tensor.scale, scale), weights, scale)
 
     def average_pool(self, step: Step) -> d.Node:
         tensor = self.read(step.codes())
         window = window_of(step.node, tensor, g.attribute(step.node, "kernel_shape"))
-        area, (low, high) = math.prod(window.kernel), ranges.of_window(tensor, window)
-        bias = np.full(tensor.channels, -tensor.zero_point * area, np.int64)
-        parts = _folded(step, tensor, bias, (low * area, high * area), np.full(tensor.channels, 1 / area))
-        if window.kernel == tensor.shape[:2] and not any(window.pads):
-            return d.GlobalAverage(**parts)
-        return d.AveragePool(**parts, window=window)
+        whole = window.kernel == tensor.shape[:2] and not any(window.pads)
+        parts, area = _unscaled(step, tensor), math.prod(window.kernel)
+        made = d.GlobalAverage(**parts) if whole else d.AveragePool(**parts, window=window)
+        ones = np.ones((tensor.channels, area), np.int64)
+        return _scaled(
+            step, made, tensor, np.zeros(tensor.channels, np.int64), ones, np.full(tensor.channels, 1 / area)
+        )
 
     def max_pool(self, step: Step) -> d.Node:
         tensor = self.read(step.codes())
@@ -262,23 +256,30 @@ def _plain(step: Step, inputs: tuple[d.Tensor, ...], output: d.Tensor) -> dict[s
     return {"name": step.name, "inputs": streams, "output": output, "source": sdk.origin(step.node)}
 
 
-def _bias(step: Step, x: d.Tensor, weights: Array, scale: Array) -> Array:
-    """The bias with the input's zero point in it; weights [outputs, inputs]."""
-    made: Array = step.bias(x.scale, scale) - x.zero_point * weights.sum(axis=1, dtype=np.int64)
-    return made
+def _unscaled(step: Step, x: d.Tensor) -> dict[str, Any]:
+    """What every sum of products has, before its accumulators are known."""
+    empty = np.zeros(0, np.int64)
+    form = d.Requantize(empty, empty, 0, LOW, HIGH)
+    return {
+        **_plain(step, (x,), _tensor(step, empty, empty)),
+        "bias": empty,
+        "requantize": form,
+        "accumulator": 0,
+    }
 
 
-def _folded(step: Step, x: d.Tensor, bias: Array, ends: tuple[Array, Array], scale: Array) -> dict[str, Any]:
-    """What every sum of products has: sums of codes lie within `ends`, each in units of x's scale times `scale`."""
-    least, most = ends[0] + bias, ends[1] + bias
+def _scaled(step: Step, node: d.Folded, x: d.Tensor, bias: Array, weights: Array, scale: Array) -> d.Folded:
+    """The node with its bias, which takes the input's zero point, and its exact requantization.
+
+    bias: int64 [outputs], of sums of (code - zero point); scale: float32 [outputs], of a weight.
+    """
+    bias = bias - x.zero_point * weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
+    least, most = (e + bias for e in ranges.of_sums(node, x))
     factor = np.float32(x.scale) * scale.astype(np.float32) / np.float32(step.grid[0])
     form = exact(factor, step.clamp, least, most)
     output = _tensor(step, requantize(least, form), requantize(most, form))
-    # One more than the largest sum: a threshold that is never reached.
-    return {
-        **_plain(step, (x,), output),
-        "bias": bias, "requantize": form, "accumulator": ranges.bits(least, most + 1),
-    }  # fmt: skip
+    width = ranges.bits(least, most + 1)  # one more: a threshold that is never reached
+    return replace(node, output=output, bias=bias, requantize=form, accumulator=width)
 
 
 def _reals(tensor: d.Tensor) -> Array:

@@ -74,18 +74,17 @@ def exact(scale: Array, clamp: Clamp, least: Array, most: Array) -> Requantize:
         _Line(clamp, t.tolist(), int(a), int(b), float(s))
         for t, a, b, s in zip(steps, least, most, scale, strict=True)
     ]
-    widest = min(MULTIPLIER_BITS - 1 - math.frexp(float(scale.max()))[1], SHIFT)
+    largest = float(max((s for s, line in zip(scale, lines, strict=True) if not line.constant), default=1.0))
+    widest = min(MULTIPLIER_BITS - 1 - math.frexp(largest)[1], SHIFT)
     shifts = [line.shift(widest) for line in lines]
     shift = max((s for s in shifts if s is not None), default=0)
     if None in shifts:
-        shift = max(
-            shift, min(widest, 16 - math.frexp(float(scale.max()))[1])
-        )  # enough to guess within one code
+        shift = max(shift, min(widest, 16 - math.frexp(largest)[1]))  # enough to guess within one code
     found = [line.at(shift) for line in lines]
     guesses = [pair or line.guess(shift) for pair, line in zip(found, lines, strict=True)]
     tables = {c: steps[c] for c, pair in enumerate(found) if pair is None}
     multiplier, offset = (np.array([g[i] for g in guesses], np.int64) for i in (0, 1))
-    form = Requantize(multiplier, offset, shift, clamp.low, clamp.high, tables=tables)
+    form = Requantize(multiplier, offset, shift, clamp.low, clamp.high, tables=tables, scale=scale)
     if not _holds(form, steps, least, most):
         raise InternalError("a requantization does not meet its thresholds")
     return form
@@ -99,7 +98,7 @@ def _powers(scale: Array, clamp: Clamp) -> Requantize | None:
     shift = max(int(1 - exponents.min()), 1)
     multiplier = np.int64(1) << (exponents.astype(np.int64) - 1 + shift)
     offset = np.full(len(scale), (clamp.zero << shift) + (1 << (shift - 1)) - 1, np.int64)
-    return Requantize(multiplier, offset, shift, clamp.low, clamp.high, ties_to_even=True)
+    return Requantize(multiplier, offset, shift, clamp.low, clamp.high, ties_to_even=True, scale=scale)
 
 
 def _holds(form: Requantize, steps: Array, least: Array, most: Array) -> bool:
@@ -124,12 +123,13 @@ class _Line:
         points = [(t, clamp.low + 1 + i) for i, t in enumerate(steps)]
         self.scale = scale
         # A code that is always reached bounds the line from below only, one that never is from above only.
+        self.constant = not any(least < t <= most for t in steps)
         self.reached = _hull([(t, k) for t, k in points if t <= most], 1)
         self.missed = _hull([(t - 1, k) for t, k in points if t > least], -1)
 
     def at(self, shift: int) -> tuple[int, int] | None:
         """The multiplier nearest to the scale and an offset that meet all thresholds at a shift; None where none do."""
-        low, high, unit = 0, 1 << 62, 1 << shift
+        low, high, unit = 0, 0 if self.constant else 1 << 62, 1 << shift
         for t, k in self.reached:
             for u, j in self.missed:  # k * unit - t * M <= j * unit - u * M - 1
                 rise, run = (k - j) * unit + 1, t - u
@@ -150,11 +150,11 @@ class _Line:
         return multiplier, self._offset(multiplier, 1 << shift, 1)
 
     def _offset(self, multiplier: int, unit: int, slack: int) -> int:
-        low = max(((k - slack) * unit - t * multiplier for t, k in self.reached), default=None)
-        high = min((k * unit - u * multiplier - 1 for u, k in self.missed), default=None)
-        if low is None or high is None:
-            return high if low is None else low  # type: ignore[return-value]
-        return (low + high) >> 1
+        least = [(k - slack) * unit - t * multiplier for t, k in self.reached]
+        most = [k * unit - u * multiplier - 1 for u, k in self.missed]
+        if not least or not most:
+            return max(least) if least else min(most, default=0)
+        return (max(least) + min(most)) >> 1
 
     def shift(self, widest: int) -> int | None:
         """The smallest shift up to `widest` with a line, which is there at every larger one; None without any."""
