@@ -77,7 +77,10 @@ class Lowering:
         elif kind == "transpose":
             self._transpose(step)
         else:
-            self._append(step, LOWERINGS[kind](self, step))
+            found = LOWERINGS[kind](self, step)
+            self.nodes.append(found)
+            self.tensors[found.output.name] = found.output
+            self._views.setdefault(made, View(found.output.name, found.output.shape))
 
     def finished(self, graph: ir.Graph, device: str) -> d.Graph:
         """The circuit with its borders."""
@@ -87,7 +90,7 @@ class Lowering:
             codes = value if dequantize is None else dequantize.inputs[0]
             assert codes is not None
             view = self._views[codes]
-            shape, real = g.static_dims(value) or (), dequantize is not None
+            shape, real = g.static_dims(value) or (), value.dtype == ir.DataType.FLOAT
             outputs.append(d.Port(value.name or "", shape, view.tensor, view.order, real))
         read = {s.tensor for n in self.nodes for s in n.inputs} | {p.tensor for p in outputs}
         inputs = [p for p in self._ports.values() if p.tensor in read]
@@ -154,10 +157,15 @@ class Lowering:
                 )
         return made
 
-    def _append(self, step: Step, node: d.Node) -> None:
-        self.nodes.append(node)
-        self.tensors[node.output.name] = node.output
-        self._views[step.made] = View(node.output.name, node.output.shape)
+    def elementwise(self, step: Step, count: int = 1) -> list[d.Tensor]:
+        """The tensors of a node's inputs where it works element by element: any order does, if it is the same."""
+        views = [self._views[step.codes(i)] for i in range(count)]
+        tensors = [self.tensors[v.tensor] for v in views]
+        same = all(np.array_equal(v.order, views[0].order) for v in views[1:])  # type: ignore[arg-type]
+        if not same or any(t.shape != tensors[0].shape for t in tensors):
+            return [self.read(step.codes(i)) for i in range(count)]
+        self._views[step.made] = View(step.made.name or "", step.shape, views[0].order)
+        return tensors
 
     # Operators.
 
@@ -185,13 +193,14 @@ class Lowering:
     def average_pool(self, step: Step) -> d.Node:
         tensor = self.read(step.codes())
         window = window_of(step.node, tensor, g.attribute(step.node, "kernel_shape"))
-        whole = window.kernel == tensor.shape[:2] and not any(window.pads)
-        parts, area = _unscaled(step, tensor), math.prod(window.kernel)
-        made = d.GlobalAverage(**parts) if whole else d.AveragePool(**parts, window=window)
-        ones = np.ones((tensor.channels, area), np.int64)
-        return _scaled(
-            step, made, tensor, np.zeros(tensor.channels, np.int64), ones, np.full(tensor.channels, 1 / area)
-        )
+        if window.kernel == tensor.shape[:2] and not any(window.pads):
+            return self.mean(step)
+        made = d.AveragePool(**_unscaled(step, tensor), window=window)
+        return _averaged(step, made, tensor, math.prod(window.kernel))
+
+    def mean(self, step: Step) -> d.Node:
+        tensor = self.read(step.codes())
+        return _averaged(step, d.GlobalAverage(**_unscaled(step, tensor)), tensor, tensor.pixels)
 
     def max_pool(self, step: Step) -> d.Node:
         tensor = self.read(step.codes())
@@ -200,7 +209,7 @@ class Lowering:
         return d.MaxPool(**_plain(step, (tensor,), output), window=replace(window, fill=LOW))
 
     def add_pair(self, step: Step) -> d.Node:
-        a, b = (self.read(step.codes(i)) for i in (0, 1))
+        a, b = self.elementwise(step, 2)
         grids = [adding.Grid(t.scale, t.zero_point, int(t.low.min()), int(t.high.max())) for t in (a, b)]
         form = adding.exact(grids[0], grids[1], step.grid[0], step.clamp)
         left, right = form.multipliers
@@ -211,18 +220,18 @@ class Lowering:
         low, high = (np.clip((s + form.offset + u) >> form.shift, step.clamp.low, step.clamp.high)
                      for s, u in ((least, 0), (most, form.ties_to_even)))  # fmt: skip
         return d.Add(
-            **_plain(step, (a, b), _tensor(step, low, high)), **form._asdict(),
+            **_plain(step, (a, b), replace(_tensor(step, low, high), shape=a.shape)), **form._asdict(),
             low=step.clamp.low, high=step.clamp.high, accumulator=width,
         )  # fmt: skip
 
     def lookup(self, step: Step) -> d.Node:
-        tensor = self.read(step.codes())
+        (tensor,) = self.elementwise(step)
         others = [None if v is None else g.constant(v) for v in step.node.inputs[1:]]
         with np.errstate(all="ignore"):
             return _table(step, tensor, evaluate(step.node, [_reals(tensor), *others])[0])
 
     def requantize(self, step: Step) -> d.Node:
-        tensor = self.read(step.codes())
+        (tensor,) = self.elementwise(step)
         return _table(step, tensor, _reals(tensor))
 
 
@@ -230,6 +239,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Step], d.Node]] = {
     "convolution": Lowering.convolution,
     "dense": Lowering.dense,
     "average_pool": Lowering.average_pool,
+    "mean": Lowering.mean,
     "max_pool": Lowering.max_pool,
     "add": Lowering.add_pair,
     "lookup": Lowering.lookup,
@@ -280,6 +290,12 @@ def _scaled(step: Step, node: d.Folded, x: d.Tensor, bias: Array, weights: Array
     output = _tensor(step, requantize(least, form), requantize(most, form))
     width = ranges.bits(least, most + 1)  # one more: a threshold that is never reached
     return replace(node, output=output, bias=bias, requantize=form, accumulator=width)
+
+
+def _averaged(step: Step, node: d.Folded, x: d.Tensor, area: int) -> d.Folded:
+    """The mean of `area` codes: a sum whose scale is divided."""
+    ones, none = np.ones((x.channels, area), np.int8), np.zeros(x.channels, np.int64)
+    return _scaled(step, node, x, none, ones, np.full(x.channels, 1 / area))
 
 
 def _reals(tensor: d.Tensor) -> Array:

@@ -12,12 +12,12 @@ from typing import Any
 import onnx_ir as ir
 
 from tapeout.compiler.operators import operator_name
-from tapeout.sdk import Call, Quantity, quantity
+from tapeout.sdk import Call, Quantity, axes, quantity
 from tapeout.sdk import graph as g
 
 QUANTITIES: list[Quantity] = []
 
-_FUSING = ("ConvNHWC", "FullyConnected", "AveragePoolNHWC", "Add")
+_FUSING = ("ConvNHWC", "FullyConnected", "AveragePoolNHWC", "ReduceMean", "Add")
 _PASSING = ("QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose")
 
 
@@ -71,6 +71,21 @@ def _(call: Call) -> Any:
     value = call.input(0)
     made = None if value is None else value.producer()
     return made is None or operator_name(made) in _operators()
+
+
+@own("fpga.pixels", "a mean over all pixels")
+def _(call: Call) -> Any:
+    """True where the axes are all those between the batch and the channels, which are last."""
+    count, found = g.rank(call.input(0)), axes(call)
+    if count is None or not isinstance(found, tuple):
+        return None
+    return count > 2 and sorted(a % count for a in found) == list(range(1, count - 1))
+
+
+@own("fpga.last", "an output of the model")
+def _(call: Call) -> Any:
+    """True where a node makes an output of the model that nothing else reads."""
+    return call.output(0).is_graph_output() and not call.output(0).uses()
 
 
 @own("fpga.order", "a transposition outside the circuit")

@@ -83,11 +83,17 @@ class Network:
         group = attributes.get("group", 1)
         shape = (channels[1], channels[0] // group, kernel, kernel)
         y = self.node("Conv", [x, *self.parameters(shape, self.x_scale(x))], **attributes)
-        return self.rounded(self.node("Relu", [y]) if relu else y, self.scale(0.2, 2), -128 if relu else None)
+        size = self.result_scale(channels[0] // group * kernel**2)
+        return self.rounded(self.node("Relu", [y]) if relu else y, size, -128 if relu else None)
 
     def dense(self, x: str, sizes: tuple[int, int], relu: bool = True) -> str:
         y = self.node("Gemm", [x, *self.parameters((sizes[1], sizes[0]), self.x_scale(x))], transB=1)
-        return self.rounded(self.node("Relu", [y]) if relu else y, self.scale(0.2, 2), -128 if relu else None)
+        size = self.result_scale(sizes[0])
+        return self.rounded(self.node("Relu", [y]) if relu else y, size, -128 if relu else None)
+
+    def result_scale(self, products: int) -> Any:
+        """A scale at which sums of so many products fill the codes."""
+        return self.scale(0.02 * products**0.5, 0.08 * products**0.5)
 
     def model(self, result: str) -> onnx.ModelProto:
         source = helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)

@@ -54,7 +54,7 @@ def test_the_shift_is_the_smallest() -> None:
 
 def test_a_scale_without_a_line_gets_a_table() -> None:
     """Exact ties go to even codes, which no line does; one channel of another scale keeps it from being shifts."""
-    scale, clamp = np.array([0.5, 0.013], np.float32), Clamp(0)
+    scale, clamp = np.array([0.5, 0.0131717], np.float32), Clamp(0)
     least, most = np.array([-400, -20000]), np.array([400, 20000])
     form = exact(scale, clamp, least, most)
     assert list(form.tables) == [0] and not form.ties_to_even
