@@ -35,8 +35,8 @@ from tapeout.compiler.errors import UsageError
 KINDS = ("prune", "factorize")
 # What a step or a rule may state of how much goes.
 AMOUNTS = ("ratio", "pattern")
-# Further options of a method, as text or numbers.
-OPTIONS = ("importance", "rounds", "energy")
+# Further options of a method.
+OPTIONS = ("multiple",)
 STATED = ("skip", "method", *AMOUNTS, "rank")
 
 

@@ -7,8 +7,8 @@ source; how far it is from the model that was given is measured after each step 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,13 @@ CHANNELS, CONSTANT = "channels", "constant-channels"
 
 @dataclass(frozen=True)
 class Method:
-    """What a method can be told: its amount as `parse` reads it (None: it has none), and which things rules may
-    state of single layers; and what makes its pass."""
+    """What a method can be told: its amount as `parse` reads it (None: it has none), which things rules may state of
+    single layers, and further options with what reads them; and what makes its pass."""
 
     parse: Callable[[str, str], object] | None
     rules: tuple[str, ...]
     build: Build
+    options: Mapping[str, Callable[[str, str], object]] = field(default_factory=dict)
 
 
 def methods(kind: str) -> dict[str, Method]:
@@ -49,7 +50,7 @@ def methods(kind: str) -> dict[str, Method]:
 
         return {
             **{name: Method(_pattern, ("skip", "method", "amount"), _weights) for name in SOLVERS},
-            CHANNELS: Method(_share, ("skip",), _channels),
+            CHANNELS: Method(_share, ("skip",), _channels, {"multiple": _whole}),
             CONSTANT: Method(None, ("skip",), _channels),
         }
     from tapeout.passes.factorization import METHODS
@@ -76,8 +77,8 @@ def asked(prune: Sequence[str], factorize: Sequence[str], recipe: Recipe | None)
 
 
 def _step(kind: str, text: str) -> Step:
-    method, _, amount = text.partition("=")
-    return Step(kind, method, amount, source=f"--{kind} {text}")
+    (method, _, amount), *rest = (part.partition("=") for part in text.split(","))
+    return Step(kind, method, amount, {key: value for key, _, value in rest}, source=f"--{kind} {text}")
 
 
 def _check(step: Step) -> None:
@@ -97,6 +98,11 @@ def _check(step: Step) -> None:
         method.parse(step.amount, step.source)
     elif step.amount:
         raise UsageError(f"{step.source}: {step.method} takes no amount")
+    for key, value in step.options.items():
+        if key not in method.options:
+            hint = nearest(key, list(method.options)) if method.options else "it has none"
+            raise UsageError(f"{step.source}: {step.kind} {step.method} has no option '{key}'", hint=hint)
+        method.options[key](value, step.source)
     for rule in step.rules:
         _check_rule(step, rule, method, known)
 
@@ -138,6 +144,14 @@ def _share(text: str, where: str) -> object:
     return share
 
 
+def _whole(text: str, where: str) -> object:
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(
+            f"{where}: '{text}', expected a whole number of at least 1", hint="as in multiple=16"
+        )
+    return int(text)
+
+
 def _weights(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
     from tapeout.passes.sparsity import Pattern, Prune, Way
     from tapeout.passes.sparsity.layers import layers
@@ -158,7 +172,7 @@ def _channels(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
 
     kept = [layer.name for layer in layers(model.graph) if step.told(layer.node).skip]
     share = float(step.amount) if step.amount else None
-    return PruneChannels(share, _needed(data, step), kept)
+    return PruneChannels(share, _needed(data, step), kept, int(step.options.get("multiple", "1")))
 
 
 def _factors(step: Step, model: ir.Model, data: Calibration | None) -> Pass:

@@ -63,11 +63,13 @@ class Cost:
 @dataclass(frozen=True)
 class PruneChannels:
     """Removes the share `ratio` of the operations; with None, only channels that are constant. The layers named in
-    `kept` keep all that they read and make."""
+    `kept` keep all that they read and make. Beyond constant ones, channels go so that a layer is left a multiple of
+    `multiple`: kernels work on so many at a time, and a part of them takes as long as all."""
 
     ratio: float | None
     calibration: Calibration
     kept: Collection[str] = ()
+    multiple: int = 1
     name: str = "prune channels"
 
     def __call__(self, model: ir.Model) -> Changes:
@@ -76,7 +78,7 @@ class PruneChannels:
         for found in (f for f in layers(model.graph) if f.name in self.kept):
             ties.keep(found.stored, f"'{found.name}' keeps its channels: a rule says so")
         costs = [c for c in (cost_of(ties, found) for found in layers(model.graph)) if c is not None]
-        removed = Choice(model, ties, costs, feeds).choose(self.ratio)
+        removed = Choice(model, ties, costs, feeds, self.multiple).choose(self.ratio)
         reasons = tuple(Declined(self.name, "", r) for r in dict.fromkeys(ties.reasons.values()))
         if not removed:
             return Changes(0, reasons)
@@ -114,6 +116,7 @@ class Choice:
     ties: Ties
     costs: Sequence[Cost]
     feeds: Sequence[Mapping[str, Array]]
+    multiple: int = 1
 
     def choose(self, ratio: float | None) -> set[int]:
         """Roots of the channels that go. Raises UsageError where so much cannot go."""
@@ -136,16 +139,17 @@ class Choice:
             worth = self._worth(free - removed, removed)
             saved = self._saved(removed)
             # A channel that saves nothing where it is read and made stays.
-            useful = [r for r in worth if saved.get(r, 0) > 0 and not self._empties(r, removed)]
-            small = [r for r in useful if saved[r] <= max((now - goal) * OVER, total * LEAST)]
-            order = sorted(small or useful, key=lambda r: (worth[r] / saved[r], r))
+            useful = {r: worth[r] / saved[r] for r in worth if saved.get(r, 0) > 0}
+            bundles = {b: sum(saved[r] for r in b) for b in self._bundles(useful, removed)}
+            small = [b for b, gain in bundles.items() if gain <= max((now - goal) * OVER, total * LEAST)]
+            order = sorted(small or bundles, key=lambda b: (sum(worth[r] for r in b) / bundles[b], b))
             before = len(removed)
-            for root in order:
+            for bundle in order:
                 if now <= step:
                     break
-                if not self._empties(root, removed):
-                    removed.add(root)
-                    now -= saved[root]
+                if removed.isdisjoint(bundle) and not self._empties(bundle, removed):
+                    removed.update(bundle)
+                    now -= bundles[bundle]
             now = sum(c.operations(removed) for c in self.costs)
             if len(removed) == before:
                 raise UsageError(
@@ -159,18 +163,37 @@ class Choice:
         found: list[int] = []
         taken = set(removed)
         for root in sorted(worth, key=lambda r: (worth[r], r)):
-            if not self._empties(root, taken):
+            if not self._empties((root,), taken):
                 taken.add(root)
                 found.append(root)
         return found
 
-    def _empties(self, root: int, removed: set[int]) -> bool:
+    def _bundles(self, price: Mapping[int, float], removed: set[int]) -> list[tuple[int, ...]]:
+        """What may go at once of the channels in `price`, what each is worth for the operations that it saves: single
+        ones, or as many of a layer's cheapest as leave it a multiple."""
+        if self.multiple == 1:
+            return [(r,) for r in price]
+        found: dict[tuple[int, ...], None] = {}
+        for cost in self.costs:
+            roots, counts = np.unique(cost.outputs, return_counts=True)
+            width = dict(zip(roots.tolist(), counts.tolist(), strict=True))
+            left = sum(n for r, n in width.items() if r not in removed)
+            bundle: list[int] = []
+            for root in sorted((r for r in width if r in price), key=lambda r: (price[r], r)):
+                bundle.append(root)
+                left -= width[root]
+                if left % self.multiple == 0:
+                    found[tuple(sorted(bundle))] = None
+                    bundle = []
+        return list(found)
+
+    def _empties(self, bundle: Collection[int], removed: set[int]) -> bool:
         """Whether a layer would have no input or no output left."""
-        for roots in self._places.get(root, ()):
-            left = roots - removed
-            if left == {root}:
-                return True
-        return False
+        return any(
+            all(r in removed or r in bundle for r in roots)
+            for root in bundle
+            for roots in self._places.get(root, ())
+        )
 
     def _moments(self) -> list[tuple[Cost, Array, float]]:
         """Each layer with its groups' second moments, and the power of its output."""

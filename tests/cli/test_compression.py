@@ -83,6 +83,9 @@ def test_a_float_artifact_of_a_pruned_model_is_verified_and_the_same_each_time(m
         (["--prune", "sparsegtp=0.5"], True, "did you mean 'sparsegpt'?"),
         (["--prune", "sparsegpt=1.5"], True, "outside (0, 1)"),
         (["--prune", "sparsegpt"], True, "says no amount"),
+        (["--prune", "sparsegpt=0.5,multiple=8"], True, "has no option 'multiple'"),
+        (["--prune", "channels=0.5,multipel=8"], True, "did you mean 'multiple'?"),
+        (["--prune", "channels=0.5,multiple=x"], True, "expected a whole number"),
         (["--prune", "magnitude=3:5"], True, "no multiple of 5"),
         (["--prune", "channels=1"], True, "no share between 0 and 1"),
         (["--prune", "channels=0.9999"], True, "can be removed, and 100% are asked for"),
@@ -299,3 +302,14 @@ def test_a_pruned_model_is_a_plain_model(model: Path) -> None:
     proto = onnx.load(made.path)
     onnx.checker.check_model(proto)
     assert {n.domain for n in proto.graph.node} == {""}
+
+
+def test_channels_that_are_left_are_a_multiple(model: Path) -> None:
+    with ExitStack() as stack:
+        prepared = prepare(opened(stack, str(model)), Wish())
+        data = Samples(str(model.with_name("calib.npz")))
+        todo = asked(["channels=0.3,multiple=8"], [], None)
+        made = compressed(prepared, todo, data, model.parent)
+    left = [layer.outputs for layer in layers(made.prepared.model.graph)]
+    assert left[-1] == 10 and all(count % 8 == 0 for count in left[:-1]) and sum(left) < 106
+    assert made.told[1]["operations"] <= 0.7 * made.told[0]["operations"]
