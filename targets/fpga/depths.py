@@ -75,7 +75,7 @@ def _forks(graph: Graph, a: Tensor, b: Tensor) -> Iterator[tuple[int, tuple[_Ask
 def _held(branch: _Asked, other: _Asked, pixels: int, forked: int) -> int:
     """The pixels of a branch's end that must wait while the other branch is as full as it can be."""
     images, rest = np.divmod(other.takes, forked)
-    made = images * pixels + np.searchsorted(branch.needs, rest, "right")
+    made: Array = images * pixels + np.searchsorted(branch.needs, rest, "right")
     return max(0, int((made - np.arange(len(made))).max()))
 
 

@@ -35,7 +35,7 @@ class Trace:
 
     latency: cycles from the first input beat to the last output beat of the first inference.
     interval: cycles between the ends of two inferences in a stream of them; 0 where there was one only.
-    levels: the most beats that each FIFO held, by its instance.
+    levels: the most beats that each FIFO held, by its instance, where the simulation is traced.
     """
 
     latency: int
@@ -44,20 +44,31 @@ class Trace:
 
 
 class Simulation:
-    """A circuit compiled by Verilator in `folder`, which holds its files (`verilog.emit`)."""
+    """A circuit compiled by Verilator in `folder`, which holds its files (`verilog.emit`).
+
+    quick: to compile rather than to run. traced: it tells how full the FIFOs of streams were.
+    Raises VendorToolError where a tool is missing or refuses the circuit.
+    """
 
     def __init__(
-        self, graph: Graph, circuit: Mapping[str, bytes], folder: Path, *, fast: bool = True
+        self,
+        graph: Graph,
+        circuit: Mapping[str, bytes],
+        folder: Path,
+        *,
+        quick: bool = False,
+        traced: bool = False,
     ) -> None:
         self.graph, self.folder = graph, folder
-        verilator = tool("verilator")
-        write({**circuit, **driver(graph, circuit)}, folder)
+        verilator, _ = tool("verilator"), tool("g++")
+        write({**circuit, **driver(graph, circuit, traced)}, folder)
         sources = sorted(p for p in circuit if p.endswith(".v"))
         self.runtime = _version(verilator)
-        compiled = ("-O3", "-CFLAGS", "-O2 -std=c++17") if fast else ("-O1", "-CFLAGS", "-O0 -std=c++17")
+        options = ["--output-split", "0", "-CFLAGS", "-O0"] if quick else ["-O3", "-CFLAGS", "-O2"]
+        options += ["-DTAPEOUT_TRACE"] if traced else []
         command = [
-            verilator, "--cc", "--exe", "--build", *compiled, "--x-initial", "unique", "-Wno-fatal", "-Wno-lint",
-            "-DTAPEOUT_TRACE", "--top-module", "top", "--Mdir", "build", "-o", "simulate", *sources, "simulate.cpp",
+            verilator, "--cc", "--exe", "--build", "-j", "2", *options, "--x-initial", "unique", "-Wno-fatal",
+            "-Wno-lint", "--top-module", "top", "--Mdir", "build", "-o", "simulate", *sources, "simulate.cpp",
         ]  # fmt: skip
         called(command, folder, "the circuit does not compile")
 
@@ -98,7 +109,7 @@ class Simulation:
         return made, Trace(told["latency"], interval, told["levels"])
 
 
-def driver(graph: Graph, circuit: Mapping[str, bytes]) -> dict[str, bytes]:
+def driver(graph: Graph, circuit: Mapping[str, bytes], traced: bool = False) -> dict[str, bytes]:
     """What drives the circuit in Verilator: simulate.cpp and the ports that it drives."""
     tensors = graph.tensors
     lines = [f"static const uint64_t PATIENCE = {100_000 + 4 * max(t.elements for t in tensors.values())};"]
@@ -115,7 +126,7 @@ def driver(graph: Graph, circuit: Mapping[str, bytes]) -> dict[str, bytes]:
     lines.append(
         f"static void set_seed(Vtop& t, unsigned seed) {{ {'t.seed = seed;' if ' seed' in text else ''} }}"
     )
-    fifos = re.findall(r"^ +(\w+_fifo) \(", text, re.MULTILINE)
+    fifos = re.findall(r"^ +(\w+_fifo) \(", text, re.MULTILINE) if traced else []
     levels = ", ".join(f'{{"{f}", t.rootp->top__DOT__{f}__DOT__most}}' for f in fifos)
     lines.append(f"static std::vector<Level> levels(Vtop& t) {{ return {{{levels}}}; }}")
     return {

@@ -20,8 +20,9 @@ module tapeout_requantize #(
     output [BITS*LANES-1:0] out_data
 );
     localparam IB = TABLES ? $clog2(TABLES + 1) : 0;
+    localparam PARTS = (MULTIPLIER_BITS + 16) / 17;
     localparam WB = BIAS_BITS + MULTIPLIER_BITS + OFFSET_BITS + IB;
-    localparam STAGES = TABLES ? 7 : 5, SLOTS = 16, CB = 5;
+    localparam STAGES = TABLES ? 8 : 6, SLOTS = 16, CB = 5;
 
     // The pipeline never stops: a sum enters only where the FIFO behind has a place for its code.
     reg [CB-1:0] free;
@@ -57,47 +58,59 @@ module tapeout_requantize #(
             wire signed [SUM_BITS-1:0] sum1 = sums[SUM_BITS*l+:SUM_BITS];
             wire signed [BIAS_BITS-1:0] bias = fields[0+:BIAS_BITS];
             reg signed [SUM_BITS-1:0] sum2;
-            reg [MULTIPLIER_BITS-1:0] multiplier2;
-            reg signed [OFFSET_BITS-1:0] offset2, offset3;
-            reg signed [TOTAL_BITS-1:0] scaled3, total4;
-            wire signed [TOTAL_BITS-1:0] shifted = total4 >>> SHIFT;
-            wire signed [BITS-1:0] clipped = shifted < LOW ? LOW : shifted > HIGH ? HIGH : shifted;
-            wire tie = EVEN && scaled3[SHIFT];
-            reg signed [BITS-1:0] code5;
+            reg [PARTS*17-1:0] multiplier2;
+            reg signed [OFFSET_BITS-1:0] offset2, offset3, offset4;
+            wire signed [TOTAL_BITS-1:0] scaled3;
+            reg signed [TOTAL_BITS-1:0] scaled4, total5;
+            wire tie = EVEN && scaled4[SHIFT];
+            wire signed [TOTAL_BITS-1:0] shifted = total5 >>> SHIFT;
+            reg signed [BITS-1:0] code6;
             always @(posedge clk) begin
                 sum2 <= sum1 + bias;
                 multiplier2 <= fields[BIAS_BITS+:MULTIPLIER_BITS];
-                offset2 <= fields[BIAS_BITS+MULTIPLIER_BITS+:OFFSET_BITS];
-                offset3 <= offset2;
-                total4 <= scaled3 + offset3 + $signed({1'b0, tie});
-                code5 <= clipped;
+                {offset2, offset3, offset4} <= {fields[BIAS_BITS+MULTIPLIER_BITS+:OFFSET_BITS], offset2, offset3};
+                scaled4 <= scaled3;
+                total5 <= scaled4 + offset4 + $signed({1'b0, tie});
+                code6 <= shifted < LOW ? LOW : shifted > HIGH ? HIGH : shifted;
             end
             if (POWERS) begin : shifter
                 wire signed [TOTAL_BITS-1:0] wide = sum2;
-                always @(posedge clk) scaled3 <= wide <<< multiplier2;
+                reg signed [TOTAL_BITS-1:0] moved;
+                always @(posedge clk) moved <= wide <<< multiplier2;
+                assign scaled3 = moved;
             end else begin : multiplier
-                wire signed [MULTIPLIER_BITS:0] factor = {1'b0, multiplier2};
-                always @(posedge clk) scaled3 <= sum2 * factor;
+                // By parts of 17 bits, which a hard multiplier takes beside its sign.
+                reg signed [SUM_BITS+17:0] products[0:PARTS-1];
+                reg signed [TOTAL_BITS-1:0] added;
+                integer i;
+                always @(posedge clk)
+                    for (i = 0; i < PARTS; i = i + 1)
+                        products[i] <= sum2 * $signed({1'b0, multiplier2[17*i+:17]});
+                always @* begin
+                    added = 0;
+                    for (i = 0; i < PARTS; i = i + 1) added = added + (products[i] <<< (17 * i));
+                end
+                assign scaled3 = added;
             end
             if (TABLES) begin : table_lookup
                 reg [SUM_BITS-1:0] entries[0:(TABLES<<BITS)-1];
                 initial $readmemh(ENTRIES, entries);
-                reg [IB-1:0] number2, number3, number4, number5, number6;
-                reg signed [SUM_BITS-1:0] sum3, sum4, sum5, sum6, entry6;
-                reg signed [BITS-1:0] code6, code7;
-                wire [BITS-1:0] step = code5 - LOW;
-                wire [IB-1:0] table_index = number5 - 1;
+                reg [IB-1:0] number2, number3, number4, number5, number6, number7;
+                reg signed [SUM_BITS-1:0] sum3, sum4, sum5, sum6, sum7, entry7;
+                reg signed [BITS-1:0] code7, code8;
+                wire [BITS-1:0] step = code6 - LOW;
+                wire [IB-1:0] table_index = number6 - 1;
                 always @(posedge clk) begin
-                    number2 <= fields[WB-1-:IB];
-                    {number3, number4, number5, number6} <= {number2, number3, number4, number5};
-                    {sum3, sum4, sum5, sum6} <= {sum2, sum3, sum4, sum5};
-                    entry6 <= entries[{table_index, step}];
-                    code6 <= code5;
-                    code7 <= code6 + (number6 != 0 && code6 < HIGH && sum6 >= entry6 ? 1 : 0);
+                    {number2, number3, number4} <= {fields[WB-1-:IB], number2, number3};
+                    {number5, number6, number7} <= {number4, number5, number6};
+                    {sum3, sum4, sum5, sum6, sum7} <= {sum2, sum3, sum4, sum5, sum6};
+                    entry7 <= entries[{table_index, step}];
+                    code7 <= code6;
+                    code8 <= code7 + (number7 != 0 && code7 < HIGH && sum7 >= entry7 ? 1 : 0);
                 end
-                assign codes[BITS*l+:BITS] = code7;
+                assign codes[BITS*l+:BITS] = code8;
             end else begin : line_only
-                assign codes[BITS*l+:BITS] = code5;
+                assign codes[BITS*l+:BITS] = code6;
             end
         end
     endgenerate

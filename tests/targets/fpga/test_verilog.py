@@ -36,7 +36,7 @@ def test_every_kind_of_node_under_stalls(seed: int, tmp_path: Path) -> None:
     maker = every_kind(seed)
     graph = maker.graph()
     circuit = verilog.emit(graph, packing=1 + seed % 2, stalls=True)
-    check(graph, maker, Simulation(graph, circuit, tmp_path, fast=False), range(4))
+    check(graph, maker, Simulation(graph, circuit, tmp_path, quick=True), range(4))
 
 
 @needs_verilator
@@ -45,7 +45,7 @@ def test_small_networks_under_stalls(network: type[Maker], tmp_path: Path) -> No
     maker = network()
     graph = with_depths(maker.graph())
     circuit = verilog.emit(graph, packing=2, stalls=True)
-    check(graph, maker, Simulation(graph, circuit, tmp_path, fast=False), range(20))
+    check(graph, maker, Simulation(graph, circuit, tmp_path, quick=True), range(20))
 
 
 def test_emission_is_deterministic() -> None:
