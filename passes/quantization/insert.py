@@ -197,6 +197,8 @@ class Inserter:
             room = np.abs(offset.astype(np.float64).reshape(-1)) / (factor * BIAS_ROOM)
             scale = np.maximum(scale, room if scale.ndim else room.max(initial=0.0))
         scale = np.asarray(np.maximum(scale, 2.0**-100), np.float32)
+        if cluster.scheme.powers:
+            scale = np.exp2(np.ceil(np.log2(scale)))
         key = (value, slot.dtype, axis, scale.tobytes())
         found = self._weights.get(key)
         if found is None:

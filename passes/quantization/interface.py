@@ -8,7 +8,8 @@ uint8 is int8 with a zero point 128 higher: the same numbers exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from tapeout.passes.quantization.groups import Parameters, parameters
 from tapeout.passes.quantization.ranges import Ranges
 
 CODES = ("int8", "uint8", "int16")
+MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 
 
 def convert(model: ir.Model, dtypes: Mapping[str, str], ranges: Ranges) -> int:
@@ -64,17 +66,29 @@ def border(model: ir.Model) -> dict[str, Parameters]:
     """How the integer inputs and outputs of a graph are read as real numbers, by name."""
     found: dict[str, Parameters] = {}
     for value in model.graph.inputs:
-        for use in value.uses():
+        for use in _reads(value):
             if use.node.domain == "" and use.node.op_type == "DequantizeLinear" and use.idx == 0:
                 known = stored(use.node)
                 if known is not None:
                     found[value.name or ""] = known
     for value in model.graph.outputs:
-        node = g.producer(value, "QuantizeLinear")
+        made: ir.Value | None = value
+        while (moved := g.producer(made, *MOVES)) is not None:
+            made = moved.inputs[0]
+        node = g.producer(made, "QuantizeLinear")
         known = None if node is None else stored(node)
         if known is not None:
             found[value.name or ""] = known
     return found
+
+
+def _reads(value: ir.Value) -> Iterator[Any]:
+    """What reads a tensor's codes, itself or where they have been moved."""
+    for use in value.uses():
+        if use.node.domain == "" and use.node.op_type in MOVES and use.idx == 0:
+            yield from _reads(use.node.outputs[0])
+        else:
+            yield use
 
 
 def _as(dtype: ir.DataType, found: Parameters | None, value: ir.Value, ranges: Ranges) -> Parameters:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from tapeout.compiler.artifact import file_errors
-from tapeout.sdk import InvalidModelError, Request, UsageError
+from tapeout.sdk import InternalError, InvalidModelError, Request, UsageError
 from tapeout.targets.fpga import serial
-from tapeout.targets.fpga.dialect import Array, Graph
-from tapeout.targets.fpga.integer import stream, unstream
+from tapeout.targets.fpga.dialect import Array, Graph, Port
+from tapeout.targets.fpga.integer import run, stream, unstream
 from tapeout.targets.fpga.simulate import Simulation
 
 Arrays = dict[str, Array]
@@ -48,7 +48,8 @@ def inspect(artifact: Path) -> dict[str, Any]:
 
 
 class Circuit:
-    """A folder's Verilog, compiled by Verilator in a folder of its own. Raises VendorToolError, InvalidModelError."""
+    """A folder's Verilog, compiled by Verilator in a folder of its own; every code that it gives is held against
+    the circuit's integers. Raises VendorToolError where it does not compile, InvalidModelError."""
 
     def __init__(self, graph: Graph, artifact: Path, device: str) -> None:
         self._graph, self.device = graph, device
@@ -62,22 +63,37 @@ class Circuit:
         self.runtime = self._simulation.runtime
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
-        """The outputs for one inference's inputs, both keyed by the source's names."""
-        tensors = self._graph.tensors
-        fed = {
-            p.tensor: stream(p, tensors[p.tensor], self._given(inputs, p)) for p in self._graph.input_ports
-        }
-        made, _ = self._simulation.run(fed)
-        return {p.name: unstream(p, tensors[p.tensor], made[p.tensor])[0] for p in self._graph.output_ports}
+        """The outputs for one inference's inputs, both keyed by the source's names.
+
+        Raises InternalError where a code is not the one that the circuit's integers give.
+        """
+        tensors, ports = self._graph.tensors, self._graph.output_ports
+        fed = {p.tensor: stream(p, tensors[p.tensor], _given(inputs, p)) for p in self._graph.input_ports}
+        made, expected = self._simulation.run(fed)[0], run(self._graph, fed)
+        for port in ports:
+            _held(port.name, made[port.tensor], expected[port.tensor], self.runtime)
+        return {p.name: unstream(p, tensors[p.tensor], made[p.tensor])[0] for p in ports}
 
     def tensors(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Arrays:
         """The outputs among `names`: nothing else leaves a circuit."""
         ports = {p.name for p in self._graph.output_ports}
         return {k: v for k, v in self.run(inputs).items() if k in names and k in ports}
 
-    def _given(self, inputs: Mapping[str, Array], port: Any) -> Array:
-        dtype = np.dtype(np.float32 if port.real else np.int8)
-        found = inputs.get(port.name)
-        if found is None or found.shape != port.shape or found.dtype != dtype:
-            raise UsageError(f"input '{port.name}' must be given as {dtype} {list(port.shape)}")
-        return found[None]
+
+def _held(name: str, made: Array, expected: Array, runtime: str) -> None:
+    wrong = np.argwhere(made != expected)
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise InternalError(
+            f"output '{name}' in {runtime}: {len(wrong):,} of {made.size:,} codes are not those of the circuit's "
+            f"integers; at {list(place[1:])} (height, width, channel) {made[place]}, expected {expected[place]}",
+            hint="files of the folder have changed since the export, or this is a fault of tapeout: export it again",
+        )
+
+
+def _given(inputs: Mapping[str, Array], port: Port) -> Array:
+    dtype = np.dtype(np.float32 if port.real else np.int8)
+    found = inputs.get(port.name)
+    if found is None or found.shape != port.shape or found.dtype != dtype:
+        raise UsageError(f"input '{port.name}' must be given as {dtype} {list(port.shape)}")
+    return found[None]

@@ -138,7 +138,7 @@ def test_inputs_arrive_channels_last() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((2, 3, 6, 6), "batch 2, exactly 1"), (("N", 3, 6, 6), "batch is not known")],
+    [((2, 3, 6, 6), "batch 2, exactly 1"), (("N", 3, 6, 6), "inputs with free ones")],
 )
 def test_one_inference_after_another(shape: Any, words: str) -> None:
     net = Network(shape, 1)
