@@ -92,7 +92,8 @@ def _before(node: Node, x: Tensor, waiting: int, at: _Asked) -> _Asked:
 def _along(step: Callable[[Array], Array], pixel: Array, output: Tensor, x: Tensor) -> Array:
     """A step for pixels of any image: those of image i need those of image i before."""
     image, place = np.divmod(pixel, output.pixels)
-    return step(place) + image * x.pixels
+    made: Array = step(place) + image * x.pixels
+    return made
 
 
 def _steps(node: Node, x: Tensor) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
@@ -114,6 +115,7 @@ def _rows(shape: Geometry, k: Array, full: int) -> Array:
     """The rows that output pixel k needs; with `full` those that the ring holds besides."""
     top = k // shape.out[1] * shape.window.strides[0] - shape.window.pads[0]
     if full:
-        return np.maximum(top, 0) + shape.rows
+        top = np.maximum(top, 0) + shape.rows
+        return np.asarray(top)
     made: Array = top + (shape.window.kernel[0] - 1) * shape.window.dilations[0] + 1
     return made

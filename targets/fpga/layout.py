@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -93,12 +93,25 @@ def signed_bits(values: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Codes:
+    """A memory of codes: int8 [depth, codes of a word], the first code lowest."""
+
+    words: Array
+
+    def hex_lines(self) -> bytes:
+        """The words in hexadecimal, one a line."""
+        turned = np.ascontiguousarray(self.words.astype(np.int8)[:, ::-1])
+        return "".join(row.tobytes().hex() + "\n" for row in turned).encode()
+
+
+@dataclass(frozen=True, eq=False)
 class Scaling:
-    """The memory of a requantizer: by channel bias, multiplier (or its exponent), offset and number of table."""
+    """The memory of `lanes` requantizers: by channel bias, multiplier (or its exponent), offset, number of table."""
 
     bias: Array
     form: Requantize
     accumulator: int
+    lanes: int = 1
 
     @cached_property
     def multipliers(self) -> list[int]:
@@ -107,8 +120,17 @@ class Scaling:
         return [m.bit_length() - 1 for m in whole] if self.form.ties_to_even else whole
 
     @cached_property
+    def fields(self) -> list[tuple[int, int, int, int]]:
+        """Of each channel: bias, multiplier, offset, the number of its table plus one, or 0."""
+        numbers = {channel: i + 1 for i, channel in enumerate(sorted(self.form.tables))}
+        return [
+            (int(b), m, int(o), numbers.get(c, 0))
+            for c, (b, m, o) in enumerate(zip(self.bias, self.multipliers, self.form.offset, strict=True))
+        ]
+
+    @cached_property
     def widths(self) -> tuple[int, int, int, int]:
-        """Bits of bias, multiplier, offset and table number."""
+        """Bits of the fields."""
         return (
             signed_bits(self.bias),
             max(1, *(m.bit_length() for m in self.multipliers)),
@@ -122,21 +144,28 @@ class Scaling:
         largest = int(max(self.form.multiplier)) << (self.accumulator - 1)
         return signed_bits([largest + max(abs(int(o)) for o in self.form.offset) + 1])
 
-    def words(self, lanes: int) -> Iterator[str]:
-        """The words, each of the fields of `lanes` channels, in hexadecimal."""
-        numbers = {channel: i + 1 for i, channel in enumerate(sorted(self.form.tables))}
-        fields = [
-            join(zip((int(b), m, int(o), numbers.get(c, 0)), self.widths, strict=True))
-            for c, (b, m, o) in enumerate(zip(self.bias, self.multipliers, self.form.offset, strict=True))
-        ]
-        bits = sum(self.widths)
-        for first in range(0, len(fields), lanes):
-            yield f"{join((f, bits) for f in fields[first : first + lanes]):x}"
+    def hex_lines(self) -> bytes:
+        """The words in hexadecimal, each of the fields of `lanes` channels."""
+        words = [join(zip(f, self.widths, strict=True)) for f in self.fields]
+        bits, firsts = sum(self.widths), range(0, len(words), self.lanes)
+        made = (join((w, bits) for w in words[i : i + self.lanes]) for i in firsts)
+        return "".join(f"{word:x}\n" for word in made).encode()
 
-    def entries(self) -> Iterator[str]:
-        """The words of the tables in hexadecimal, 256 for each, of which the last may be unused."""
-        for _, table in sorted(self.form.tables.items()):
-            yield from (f"{join([(int(t), self.accumulator)]):x}" for t in np.resize(table, 256))
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The memory of a requantizer's tables: 256 words for each, of which the last may be unused."""
+
+    form: Requantize
+    accumulator: int
+
+    @cached_property
+    def entries(self) -> list[int]:
+        return [int(t) for _, table in sorted(self.form.tables.items()) for t in np.resize(table, 256)]
+
+    def hex_lines(self) -> bytes:
+        """The words in hexadecimal, one table after another."""
+        return "".join(f"{join([(e, self.accumulator)]):x}\n" for e in self.entries).encode()
 
 
 def join(fields: Iterable[tuple[int, int]]) -> int:
@@ -146,9 +175,3 @@ def join(fields: Iterable[tuple[int, int]]) -> int:
         word |= (value & ((1 << bits) - 1)) << place
         place += bits
     return word
-
-
-def hex_lines(words: Array) -> bytes:
-    """The lines of a memory file: words int8 [depth, bytes], the first byte lowest."""
-    turned = np.ascontiguousarray(words.astype(np.int8)[:, ::-1])
-    return "".join(row.tobytes().hex() + "\n" for row in turned).encode()

@@ -18,7 +18,7 @@ import numpy as np
 
 from tapeout.sdk import VendorToolError
 from tapeout.targets.fpga.dialect import Array, Graph
-from tapeout.targets.fpga.verilog import port_names
+from tapeout.targets.fpga.netlist import port_names
 
 INSTALL = {
     "verilator": "apt-get install verilator",
@@ -64,7 +64,7 @@ class Simulation:
         write({**circuit, **driver(graph, circuit, traced)}, folder)
         sources = sorted(p for p in circuit if p.endswith(".v"))
         self.runtime = _version(verilator)
-        options = ["--output-split", "0", "-CFLAGS", "-O0"] if quick else ["-O3", "-CFLAGS", "-O2"]
+        options = ["-CFLAGS", "-O0"] if quick else ["-O3", "-CFLAGS", "-O2"]
         options += ["-DTAPEOUT_TRACE"] if traced else []
         command = [
             verilator, "--cc", "--exe", "--build", "-j", "2", *options, "--x-initial", "unique", "-Wno-fatal",
