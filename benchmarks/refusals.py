@@ -24,7 +24,7 @@ from tapeout.compiler import pipeline
 from tapeout.compiler.conformance.generated import Generator, outside
 from tapeout.compiler.conformance.standard import cases
 from tapeout.compiler.declaration import Refusal
-from tapeout.compiler.errors import TapeoutError
+from tapeout.compiler.errors import TapeoutError, UnsupportedError
 from tapeout.compiler.explanation import incomplete
 from tapeout.compiler.ir.load import from_proto
 from tapeout.compiler.target import Request, Target
@@ -55,11 +55,14 @@ class Count:
             self.constraints.update(v.what for v in refusal.constraints())
 
     def stopped(self, error: TapeoutError, name: str) -> None:
-        """A model that does not come as far as the rows: the message has constraint and value."""
+        """A model that does not come as far as the rows."""
         self.cases += 1
         self.refused_cases += 1
         self.refusals += 1
-        lacks = "no source node" if not error.nodes else "no fix" if not error.hint else None
+        broken = error.violations if isinstance(error, UnsupportedError) else ()
+        lacks = "no source node" if not error.nodes else None if broken else "no constraint"
+        for violation in broken:
+            lacks = lacks or next((f"no {key}" for key, said in violation.items() if not said), None)
         self.complete += lacks is None
         if lacks is not None:
             self.lacking.append(f"{name}: {lacks}: {error.message}")
@@ -91,14 +94,14 @@ def kinds(names: list[str]) -> Iterator[tuple[str, Target, Request]]:
     for name in names:
         one, _, device = name.partition(":")
         chosen, request = choose(one, device or None, None, None)
-        if chosen.extends is not None:  # asked in real numbers, what it takes of the host's is refused
-            request = Request("float32", request.device)
+        if chosen.extends is not None or "float32" not in chosen.schemes:
+            request = Request("float32", request.device)  # asked in real numbers, its rows are what refuses
         yield name, chosen, request
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=["tflite", "ethos-u:ethos-u55-128"])
+    parser.add_argument("targets", nargs="*", default=["tflite", "openvino", "ethos-u:ethos-u55-128"])
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--outside", type=int, default=1000)
     parser.add_argument("--json", type=Path)

@@ -163,9 +163,9 @@ def compare(
     with Reference(source, threads=threads) as reference:
         names = reference.names()
         device = Device(runner, feed)
-        held = _held(holders, {*names, *feed}, device)
-        for name in feed:
-            held.setdefault(name, Holder(name, name))
+        held = _held(holders, set(names), device)
+        grids = {h.tensor: h.grid for h in holders}
+        held |= {name: Holder(name, name, None, grids.get(name)) for name in feed}
 
         def fetch(wanted: Sequence[str]) -> dict[str, Array]:
             mine = {n: held[n] for n in wanted if n in held}

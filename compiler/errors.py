@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class TapeoutError(Exception):
@@ -51,9 +51,27 @@ class InvalidModelError(TapeoutError):
 
 
 class UnsupportedError(TapeoutError):
-    """The target does not take the model; the message carries every reason."""
+    """The target does not take the model; the message carries every reason.
+
+    `violations` are the constraints, each as `explain --json` says it: `what` is bounded, what is `expected` and
+    `found`, and the `fix`.
+    """
 
     kind, exit_code = "unsupported", 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        nodes: Iterable[str] = (),
+        violations: Iterable[Mapping[str, str | None]] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, nodes=nodes)
+        self.violations = tuple(violations)
+
+    def as_json(self) -> dict[str, object]:
+        return super().as_json() | {"violations": [dict(v) for v in self.violations]}
 
 
 class AccuracyError(TapeoutError):

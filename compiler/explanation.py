@@ -47,10 +47,7 @@ class Line:
             made["reasons"] = self.refusal.reasons()
             made["fixes"] = self.refusal.fixes()
             made["nearest_row"] = self.refusal.row.where if self.refusal.row else None
-            made["violations"] = [
-                {"what": v.what, "expected": v.expected, "found": v.found, "fix": v.fix}
-                for v in self.refusal.constraints()
-            ]
+            made["violations"] = [v.as_json() for v in self.refusal.constraints()]
             made["host"] = self.host
         return made
 
@@ -264,7 +261,10 @@ def refusal_error(acceptance: Acceptance, target: str | None = None) -> Unsuppor
     names = list(dict.fromkeys(n for r in acceptance.refused for n in origin(r.node) or (r.name,)))
     count = len(acceptance.refused)
     head = f"{target or acceptance.target} does not take {count} of {len(acceptance.order)} nodes:"
-    return UnsupportedError("\n  ".join([head, *entries]), hint=advice(acceptance), nodes=names)
+    broken = [v.as_json() for r in acceptance.refused for v in r.constraints()]
+    return UnsupportedError(
+        "\n  ".join([head, *entries]), hint=advice(acceptance), nodes=names, violations=broken
+    )
 
 
 def advice(acceptance: Acceptance) -> str | None:

@@ -166,7 +166,10 @@ def pooling(m: Making) -> None:
         return
     kernel = [min(2, n) for n in dims_of(x)[2:]]
     m.add(
-        m.draws.cycle(["MaxPool", "AveragePool"]), [x], kernel_shape=kernel, strides=[m.draws.pick([2, 1])] * 2
+        m.draws.cycle(["MaxPool", "AveragePool"]),
+        [x],
+        kernel_shape=kernel,
+        strides=[m.draws.pick([2, 1])] * 2,
     )
 
 

@@ -43,6 +43,9 @@ class Violation:
     fix: str | None = None
     kind: Kind = Kind.LIMIT
 
+    def as_json(self) -> dict[str, str | None]:
+        return {"what": self.what, "expected": self.expected, "found": self.found, "fix": self.fix}
+
     @property
     def yes_no(self) -> bool:
         return self.expected in (REQUIRED, NOT_TAKEN)

@@ -87,11 +87,14 @@ class Draft:
         found = self.dtype(value)
         return np.float32 if found is None else found.numpy()
 
-    def refuse(self, why: str) -> UnsupportedError:
+    def refuse(self, why: str, fix: str = "export the model again with a newer opset") -> UnsupportedError:
+        """The error where no node of the canonical opset does the same."""
+        of = f" of opset {self.version}" if self.version < OPSET else ""
         return UnsupportedError(
-            f"{self.label} of opset {self.version} cannot be brought to opset {OPSET}: {why}",
-            hint="export the model again with a newer opset",
+            f"{self.label}{of} cannot be brought to opset {OPSET}: {why}",
+            hint=fix,
             nodes=self.names,
+            violations=[{"what": "opset", "expected": f"what opset {OPSET} has", "found": why, "fix": fix}],
         )
 
     @property

@@ -8,7 +8,6 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.errors import UnsupportedError
 from tapeout.compiler.ir.convert import Draft
 from tapeout.compiler.ir.functions import OPSET
 
@@ -55,11 +54,7 @@ def newer(
                 return body
         elif known is not None:
             why += ", and the types of its inputs, which decide how it is spelled out, are not known"
-    raise UnsupportedError(
-        f"{draft.label} cannot be brought to opset {OPSET}: {why}",
-        hint=f"export the model again with opset {OPSET} or older",
-        nodes=draft.names,
-    )
+    raise draft.refuse(why, f"export the model again with opset {OPSET} or older")
 
 
 def _older(op_type: str) -> Any | None:

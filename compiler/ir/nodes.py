@@ -167,10 +167,12 @@ class NodeMaker(ABC):
         for attribute in attributes.values():
             draft.attributes[attribute.name] = self._attribute(attribute, scope, name, label)
         if domain and any(a.type in _GRAPHS for a in attributes.values()):
+            fix = "export the model with the operator written out in those of the standard domain"
             raise UnsupportedError(
                 f"{label} of domain '{domain}' carries graphs, whose inputs only that domain defines",
-                hint="export the model with the operator written out in those of the standard domain",
+                hint=fix,
                 nodes=[source],
+                violations=[{"what": "domain", "expected": "the standard one", "found": domain, "fix": fix}],
             )
         if draft.version:
             convert.modernize(draft)

@@ -111,6 +111,12 @@ def _(call: Call) -> Any:
     return None if x is None or y is None else x == y
 
 
+@own("result.rank", "rank of the result")
+def _(call: Call) -> Any:
+    """The rank of the first output."""
+    return g.rank(call.output(0))
+
+
 @own("input.hw", "height and width")
 def _(call: Call) -> Any:
     """Height and width of the input."""

@@ -9,7 +9,7 @@ from tapeout.compiler import pipeline
 from tapeout.compiler.conformance.generated import Generator, outside
 from tapeout.compiler.conformance.standard import cases
 from tapeout.compiler.declaration import Refusal
-from tapeout.compiler.errors import TapeoutError
+from tapeout.compiler.errors import TapeoutError, UnsupportedError
 from tapeout.compiler.explanation import incomplete
 from tapeout.compiler.ir.load import from_proto
 from tapeout.road import choose
@@ -18,7 +18,7 @@ TARGETS = ("tflite", "ethos-u")
 
 
 def refused(target: str) -> list[Refusal]:
-    """The refusals of node cases; what does not come as far is held to nodes and a hint here."""
+    """The refusals of node cases; what does not come as far is held to the same here."""
     chosen, request = choose(target, None, "float32" if target == "tflite" else None, None)
     found: list[Refusal] = []
     for case in cases():
@@ -28,7 +28,8 @@ def refused(target: str) -> list[Refusal]:
                 pipeline.run(model, chosen.passes(request))
             found += chosen.declaration(request.device).accept(model).refused
         except TapeoutError as error:
-            assert error.nodes and error.hint, (case.name, str(error))
+            assert isinstance(error, UnsupportedError) and error.nodes and error.violations, case.name
+            assert all(said for v in error.violations for said in v.values()), error.violations
     return found
 
 
