@@ -47,17 +47,17 @@ class Case:
 
 TOKENS = "--shape input_ids=1,32 --shape attention_mask=1,32"
 CASES = (
-    Case("ic01-channels-30", "ic01_resnet8", "--prune channels=0.3"),
-    Case("ic01-channels-50", "ic01_resnet8", "--prune channels=0.5"),
+    Case("ic01-channels-30", "ic01_resnet8", "--prune channels=0.3,multiple=16"),
+    Case("ic01-channels-50", "ic01_resnet8", "--prune channels=0.5,multiple=16"),
     Case("vww-constant", "vww01_mobilenetv1", "--prune constant-channels"),
-    Case("vww-channels-60", "vww01_mobilenetv1", "--prune channels=0.6"),
-    Case("vww-svd-30", "vww01_mobilenetv1", "--factorize svd=0.3"),
-    Case("ic01-svd-30", "ic01_resnet8", "--factorize svd=0.3"),
-    Case("mobilenet-channels-30", "mobilenet_v1_025_224", "--prune channels=0.3"),
-    Case("mobilenet-svd-30", "mobilenet_v1_025_224", "--factorize svd=0.3"),
-    Case("yolox-channels-30", "yolox_nano", "--prune channels=0.3"),
-    Case("minilm-channels-30", "minilm_l6", "--prune channels=0.3", TOKENS),
-    Case("minilm-svd-30", "minilm_l6", "--factorize svd=0.3", TOKENS),
+    Case("vww-channels-60", "vww01_mobilenetv1", "--prune channels=0.6,multiple=16"),
+    Case("vww-svd-30", "vww01_mobilenetv1", "--factorize svd=0.3,multiple=16"),
+    Case("ic01-svd-30", "ic01_resnet8", "--factorize svd=0.3,multiple=16"),
+    Case("mobilenet-channels-30", "mobilenet_v1_025_224", "--prune channels=0.3,multiple=16"),
+    Case("mobilenet-svd-30", "mobilenet_v1_025_224", "--factorize svd=0.3,multiple=16"),
+    Case("yolox-channels-30", "yolox_nano", "--prune channels=0.3,multiple=16"),
+    Case("minilm-channels-30", "minilm_l6", "--prune channels=0.3,multiple=16", TOKENS),
+    Case("minilm-svd-30", "minilm_l6", "--factorize svd=0.3,multiple=16", TOKENS),
     Case("minilm-1x4", "minilm_l6", "--prune magnitude=1x4:0.9 --option sparse=true", TOKENS, False, ("tflite",)),
 )  # fmt: skip
 

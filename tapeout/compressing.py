@@ -55,7 +55,8 @@ def methods(kind: str) -> dict[str, Method]:
         }
     from tapeout.passes.factorization import METHODS
 
-    return {name: Method(_share, ("skip", "method", "rank"), _factors) for name in METHODS}
+    options = {"multiple": _whole}
+    return {name: Method(_share, ("skip", "method", "rank"), _factors, options) for name in METHODS}
 
 
 def asked(prune: Sequence[str], factorize: Sequence[str], recipe: Recipe | None) -> tuple[Step, ...]:
@@ -186,7 +187,8 @@ def _factors(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
             ways[layer.name] = None
         elif told.method or told.rank:
             ways[layer.name] = Way(told.method or step.method, told.rank or ())
-    return Factorize(step.method, float(step.amount), _needed(data, step), ways)
+    multiple = int(step.options.get("multiple", "1"))
+    return Factorize(step.method, float(step.amount), _needed(data, step), ways, multiple)
 
 
 def _needed(data: Calibration | None, step: Step) -> Calibration:

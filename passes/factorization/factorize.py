@@ -52,13 +52,15 @@ class Factorize:
     than their ranks. What would not pay is left, with the arithmetic.
 
     `ways` says by layer name what holds for that layer instead, None that it stays whole; the ratio then holds
-    over the layers whose ranks are not stated.
+    over the layers whose ranks are not stated. Ranks are multiples of `multiple`: kernels work on so many channels at a
+    time, and a part of them takes as long as all.
     """
 
     method: str
     ratio: float
     calibration: Calibration | None = None
     ways: Mapping[str, Way | None] = field(default_factory=dict)
+    multiple: int = 1
     name: str = "factorize"
 
     def __call__(self, model: ir.Model) -> Changes:
@@ -131,7 +133,7 @@ class Factorize:
         if way.method != "tucker" or not _window(each):
             lost = spectrum(weight, None if way.method == "plain-svd" else moments)
             full = min(outputs, inputs)
-            ranks = sorted({max(1, full * k // STEPS) for k in range(1, STEPS)})
+            ranks = sorted({self._rank(full * k // STEPS) for k in range(1, STEPS)} & {*range(full + 1)})
             if way.ranks:
                 ranks = [min(way.ranks[0], full)]
             return [
@@ -143,7 +145,8 @@ class Factorize:
         power = max(float(np.sum((weight @ moments) * weight)), 1e-300)
         found = []
         shares = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-        pairs = [(max(1, round(outputs * share)), max(1, round(channels * share))) for share in shares]
+        pairs = [(self._rank(round(outputs * x)), self._rank(round(channels * x))) for x in shares]
+        pairs = [(r, s) for r, s in pairs if r <= outputs and s <= channels]
         if way.ranks:
             pairs = [(min(way.ranks[0], outputs), min(way.ranks[-1], channels))]
         for r, s in pairs:
@@ -158,6 +161,10 @@ class Factorize:
             )
             found.append(Option((r, s), whole * left, error * reach))
         return found
+
+    def _rank(self, wanted: int) -> int:
+        """The multiple next to a rank."""
+        return max(1, round(wanted / self.multiple)) * self.multiple
 
     def _apply(
         self, model: ir.Model, factored: Sequence[Layer], ranks: Mapping[str, tuple[int, ...]],

@@ -313,3 +313,12 @@ def test_channels_that_are_left_are_a_multiple(model: Path) -> None:
     left = [layer.outputs for layer in layers(made.prepared.model.graph)]
     assert left[-1] == 10 and all(count % 8 == 0 for count in left[:-1]) and sum(left) < 106
     assert made.told[1]["operations"] <= 0.7 * made.told[0]["operations"]
+
+
+def test_ranks_are_a_multiple(model: Path) -> None:
+    with ExitStack() as stack:
+        prepared = prepare(opened(stack, str(model)), Wish())
+        data = Samples(str(model.with_name("calib.npz")))
+        made = compressed(prepared, asked([], ["svd=0.3,multiple=8"], None), data, model.parent)
+    inner = [layer.outputs for layer in layers(made.prepared.model.graph)]
+    assert len(inner) > 3 and all(count % 8 == 0 for count in inner[:-1])
