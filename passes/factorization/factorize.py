@@ -21,8 +21,8 @@ from tapeout.passes.quantization.layers import spread
 from tapeout.passes.quantization.walk import Walk
 from tapeout.passes.sparsity.gains import gains
 from tapeout.passes.sparsity.layers import Layer, layers
-from tapeout.passes.sparsity.prune import SAMPLES, Sequential, moments_of
-from tapeout.passes.sparsity.rows import Rows
+from tapeout.passes.sparsity.prune import SAMPLES, Sequential
+from tapeout.passes.sparsity.rows import Rows, moments_of
 
 Array = np.ndarray[Any, Any]
 

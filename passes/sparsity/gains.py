@@ -17,7 +17,7 @@ from tapeout.passes.sparsity.layers import Layer
 
 Array = np.ndarray[Any, Any]
 
-# Noise, as a share of the output's deviation; samples that it is tried on.
+# Noise, as a share of the deviation of each of a layer's outputs; samples that it is tried on.
 NOISE = 0.05
 SAMPLES = 8
 
@@ -27,6 +27,7 @@ def gains(model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str,
     probe = model.clone()
     nodes = {n.name: n for n in probe.graph}
     results = {f.name: f._replace(node=nodes[f.node.name]).result for f in chosen}
+    axes = {f.name: 1 if f.node.op_type == "Conv" else -1 for f in chosen}
     for name, value in results.items():
         shape = ir.Shape([None] * (g.rank(value) or 0))
         noise = ir.val(f"{name}~noise", ir.DataType.FLOAT, shape)
@@ -53,11 +54,22 @@ def gains(model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str,
     ]
     found = {}
     for index, name in enumerate(results):
+        own = [held[len(outputs) + index] for held in clean]
+        scale = NOISE * deviation(own, axes[name])
         lost = 0.0
         for number, (feed, held) in enumerate(zip(few, clean, strict=True)):
-            own = held[len(outputs) + index]
-            noise = np.random.default_rng(number).standard_normal(own.shape, np.float32)
-            noisy = session.run(outputs, {**feed, **quiet, f"{name}~noise": noise * (NOISE * own.std())})
+            noise = np.random.default_rng(number).standard_normal(own[number].shape, np.float32) * scale
+            noisy = session.run(outputs, {**feed, **quiet, f"{name}~noise": noise})
             lost += sum(float(np.mean((a - b) ** 2)) / p for a, b, p in zip(noisy, held, power, strict=False))
         found[name] = lost / (len(few) * NOISE**2)
     return found
+
+
+def deviation(samples: Sequence[Array], axis: int) -> Array:
+    """The standard deviation of each channel along `axis` of a tensor over all its `samples`, shaped to go with one:
+    what a layer loses is spread over its channels about as they are."""
+    rank = samples[0].ndim
+    rows = np.concatenate([np.moveaxis(s, axis, -1).reshape(-1, s.shape[axis]) for s in samples])
+    shape = [1] * rank
+    shape[axis] = -1
+    return np.asarray(rows.std(0), np.float32).reshape(shape)

@@ -56,11 +56,14 @@ class Layer(NamedTuple):
 
     def store(self, weight: Array) -> None:
         """Put `weight` [G, O/G, K] in place of the stored one, in its type."""
-        assert self.stored.const_value is not None
-        old = self.stored.const_value.numpy()
-        flat = weight.reshape(old.shape[::-1]).T if self.transposed else weight.reshape(old.shape)
-        new = np.ascontiguousarray(flat).astype(old.dtype)
-        self.stored.const_value = ir.tensor(new, name=self.stored.name)
+        self.stored.const_value = ir.tensor(self.packed(weight), name=self.stored.name)
+
+    def packed(self, weight: Array) -> Array:
+        """`weight` [G, O/G, K] in the shape and type of the stored one."""
+        tensor = self.stored.const_value
+        assert tensor is not None
+        flat = weight.reshape(self.shape[::-1]).T if self.transposed else weight.reshape(self.shape)
+        return np.ascontiguousarray(flat).astype(tensor.dtype.numpy())
 
     @property
     def bias(self) -> ir.Value | None:

@@ -90,7 +90,14 @@ class Pattern:
             order = np.argsort(blocks, axis=1, kind="stable")[:, : round(share * blocks.shape[1])]
             np.put_along_axis(stay, order, False, axis=1)
         else:
-            stay.reshape(-1)[np.argsort(blocks, axis=None, kind="stable")[: round(share * blocks.size)]] = (
-                False
-            )
+            stay.reshape(-1)[smallest(blocks.reshape(-1), round(share * blocks.size))] = False
         return np.repeat(np.repeat(stay, rows, 0), columns, 1)
+
+
+def smallest(score: Array, count: int) -> Array:
+    """Where the `count` smallest of `score` [N] are; of equal ones the first."""
+    if not 0 < count < score.size:
+        return np.arange(score.size if count else 0)
+    bound = np.partition(score, count - 1)[count - 1]
+    below = np.flatnonzero(score < bound)
+    return np.concatenate([below, np.flatnonzero(score == bound)[: count - len(below)]])

@@ -16,11 +16,11 @@ from tapeout.compiler.operations import RECURRENT
 from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.passes.quantization.layers import spread
 from tapeout.passes.quantization.walk import Walk
-from tapeout.passes.sparsity.gains import gains
 from tapeout.passes.sparsity.layers import Layer, layers
 from tapeout.passes.sparsity.pattern import Pattern
-from tapeout.passes.sparsity.rows import Rows
-from tapeout.passes.sparsity.solve import SOLVERS, UNMOVED, damped, saliency
+from tapeout.passes.sparsity.ratios import shared
+from tapeout.passes.sparsity.rows import Rows, moments_of
+from tapeout.passes.sparsity.solve import SOLVERS, UNMOVED, damped
 
 Array = np.ndarray[Any, Any]
 Solve = Callable[[Layer, Array, Array], Array]
@@ -29,8 +29,6 @@ Solve = Callable[[Layer, Array, Array], Array]
 SAMPLES = 128
 # Layers of fewer inputs an output stay dense: they hold nothing worth it.
 FEWEST = 16
-# Where layers have ratios of their own: no layer loses more, unless all are to.
-MOST = 0.9
 # How firmly weights are held to what they were while they make good what earlier layers lost: of the mean input's
 # power. Less fits the calibration data closer and the data to come worse.
 HOLD = 1.0
@@ -145,37 +143,6 @@ def split(
     return chosen, declined
 
 
-def shared(
-    model: ir.Model, chosen: Sequence[Layer], feeds: Sequence[Mapping[str, Array]], ratio: float
-) -> dict[str, float]:
-    """Ratios by one bound for all weights on what each costs: a share of its layer's output, by how much of that
-    reaches the model's."""
-    reach = gains(model, chosen, feeds)
-    walk, rows = Walk(model, feeds), Rows(model, feeds)
-    costs: dict[str, Array] = {}
-    for found in chosen:
-        walk.until(found.node)
-        read = rows.inputs(found, walk)
-        total, parts = 0.0, []
-        for k, weight in enumerate(found.weight()):
-            x = read[:, k] - read[:, k].mean(0)
-            moments = moments_of(x)
-            total += float(np.sum((weight @ moments) * weight))
-            parts.append(saliency(weight, moments).reshape(-1))
-        costs[found.name] = np.sort(np.concatenate(parts)) * (reach[found.name] / max(total, 1e-30))
-    most = max(MOST, ratio)
-    wanted = ratio * sum(c.size for c in costs.values())
-
-    def going(bound: float) -> dict[str, int]:
-        return {n: min(int(np.searchsorted(c, bound)), int(most * c.size)) for n, c in costs.items()}
-
-    low, high = 0.0, max(float(c[-1]) for c in costs.values())
-    for _ in range(60):
-        bound = (low + high) / 2
-        low, high = (bound, high) if sum(going(bound).values()) < wanted else (low, bound)
-    return {n: count / costs[n].size for n, count in going(high).items()}
-
-
 @dataclass
 class Sequential:
     """Solves layer after layer on `feeds`: inputs as the model in work makes them, outputs as the dense one does.
@@ -220,8 +187,3 @@ class Sequential:
         found.store(np.stack(new))
         if biased:
             found.shift(shift.reshape(-1))
-
-
-def moments_of(rows: Array) -> Array:
-    """X'X [K, K] of `rows` [R, K], float64."""
-    return np.asarray(rows.T @ rows, np.float64)

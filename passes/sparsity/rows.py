@@ -79,3 +79,8 @@ def attended(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[Arra
 
     observe(model, feeds, [mask.name or ""], visit)
     return found
+
+
+def moments_of(rows: Array) -> Array:
+    """X'X [K, K] of `rows` [R, K], float64."""
+    return np.asarray(rows.T @ rows, np.float64)

@@ -26,8 +26,8 @@ from tapeout.passes.sparsity.channels import analyse
 from tapeout.passes.sparsity.cut import cut
 from tapeout.passes.sparsity.gains import gains
 from tapeout.passes.sparsity.layers import Layer, layers
-from tapeout.passes.sparsity.prune import SAMPLES, Sequential, moments_of
-from tapeout.passes.sparsity.rows import Rows
+from tapeout.passes.sparsity.prune import SAMPLES, Sequential
+from tapeout.passes.sparsity.rows import Rows, moments_of
 from tapeout.passes.sparsity.solve import damped
 
 Array = np.ndarray[Any, Any]
