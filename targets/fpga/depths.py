@@ -113,9 +113,8 @@ def _steps(node: Node, x: Tensor) -> tuple[Callable[[Array], Array], Callable[[A
 
 def _rows(shape: Geometry, k: Array, full: int) -> Array:
     """The rows that output pixel k needs; with `full` those that the ring holds besides."""
-    top = k // shape.out[1] * shape.window.strides[0] - shape.window.pads[0]
-    if full:
-        top = np.maximum(top, 0) + shape.rows
-        return np.asarray(top)
-    made: Array = top + (shape.window.kernel[0] - 1) * shape.window.dilations[0] + 1
+    window, line = shape.window, k // shape.out[1]
+    top = line * window.strides[0] - window.pads[0]
+    reach = (window.kernel[0] - 1) * window.dilations[0] + 1
+    made: Array = np.maximum(top, 0) + shape.rows if full else top + reach
     return made

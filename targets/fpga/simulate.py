@@ -63,7 +63,7 @@ class Simulation:
         verilator, _ = tool("verilator"), tool("g++")
         write({**circuit, **driver(graph, circuit, traced)}, folder)
         sources = sorted(p for p in circuit if p.endswith(".v"))
-        self.runtime = _version(verilator)
+        self.runtime = version(verilator)
         options = ["-CFLAGS", "-O0"] if quick else ["-O3", "-CFLAGS", "-O2"]
         options += ["-DTAPEOUT_TRACE"] if traced else []
         command = [
@@ -167,5 +167,6 @@ def called(command: Sequence[str], folder: Path, fault: str) -> str:
     return done.stdout
 
 
-def _version(program: str) -> str:
-    return " ".join(subprocess.run([program, "--version"], capture_output=True, text=True).stdout.split()[:2])
+def version(program: str) -> str:
+    """What a program calls itself: the first line of --version."""
+    return subprocess.run([program, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
