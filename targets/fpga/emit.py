@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.artifact import json_bytes
 from tapeout.sdk import Request
-from tapeout.targets.fpga import declaration, report, serial, verilog
+from tapeout.targets.fpga import declaration, hls, report, serial, verilog
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import device
@@ -36,6 +36,7 @@ def contents(model: ir.Model, request: Request) -> dict[str, bytes]:
         serial.FILE: serial.dump(graph),
         **told(graph, whole),
         **verilog.emit(graph, packing=place.packing),
+        **hls.emit(graph),
     }
 
 

@@ -21,7 +21,7 @@ def emit(graph: Graph) -> dict[str, bytes]:
     """The files by their path: hls/top.h, top.cpp, memories.h, the library,
     the testbench, hls/vitis.tcl. Pure."""
     net = Netlist(graph)
-    folder = files("tapeout.targets.fpga").joinpath("hls")
+    folder = files("tapeout.targets.fpga").joinpath("cpp")
     made = {name: folder.joinpath(name).read_bytes() for name in COPIED}
     made["top.h"] = _lines(_header(net))
     made["top.cpp"] = _lines(_top(net))
