@@ -50,14 +50,17 @@ WIDE_SUMS = Rewrite("wide-sums", (Widen(WIDE_OPS, {D.FLOAT16: D.FLOAT, D.BFLOAT1
 @dataclass(frozen=True)
 class ComputeInHalf:
     """Compute in `dtype` ("float16", "bfloat16") but for what accumulates, and what fits one of the patterns `wide`
-    (names of source nodes or of values). Inputs and outputs of the graph keep their types."""
+    (names of source nodes or of values); `ops` do so. Inputs and outputs of the graph keep their types."""
 
     dtype: str
     wide: tuple[str, ...] = ()
+    ops: tuple[str, ...] = HALF_OPS
     name: str = "compute-in-half"
 
     def __call__(self, model: ir.Model) -> Changes:
-        return Rewrite(self.name, (_Narrow(HALF[self.dtype], self.wide, _of_elements(model)),))(model)
+        return Rewrite(self.name, (_Narrow(self.ops, HALF[self.dtype], self.wide, _of_elements(model)),))(
+            model
+        )
 
 
 def _of_elements(model: ir.Model) -> frozenset[ir.Node]:
@@ -75,13 +78,14 @@ def _of_elements(model: ir.Model) -> frozenset[ir.Node]:
 class _Narrow(Widen):
     """One node in half precision, or the reason why it is not."""
 
+    narrow: tuple[str, ...]
     half: ir.DataType
     stay: tuple[str, ...]
     nodes: frozenset[ir.Node]
     made: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__init__(HALF_OPS, {D.FLOAT: self.half}, rounding=False)
+        super().__init__(self.narrow, {D.FLOAT: self.half}, rounding=False)
 
     def rewrite(self, op: Builder, node: ir.Node) -> ir.Value | Sequence[ir.Value] | str | None:
         if node not in self.nodes or any(v is not None and v.dtype == D.DOUBLE for v in node.inputs):
@@ -97,10 +101,10 @@ class _Narrow(Widen):
         kept = FIXED.get(node.op_type, frozenset())
         inputs = [v if i in kept else self.wide(op, v) for i, v in enumerate(node.inputs)]
         made = op.node(node.op_type, inputs, dict(node.attributes), len(node.outputs), node.domain)
-        narrow, name = made[0].producer(), node.name
-        assert narrow is not None and name is not None
+        copy, name = made[0].producer(), node.name
+        assert copy is not None and name is not None
         node.name = g.fresh(op.graph, name)
-        narrow.name = name  # it is the source's node that builders and profilers report
+        copy.name = name  # it is the source's node that builders and profilers report
         return [self.back(op, old, new) for old, new in zip(node.outputs, made, strict=True)]
 
     def wide(self, op: Builder, value: ir.Value | None) -> ir.Value | None:

@@ -30,8 +30,9 @@ def check(plan: Plan, name: str) -> None:
             )
 
     hold(bool(plan.profiles), "it has no profile")
-    names = [t.name for t in plan.tensors if t.kind in (Kind.INPUT, Kind.OUTPUT)]
-    hold(len(set(names)) == len(names), "two inputs or outputs have the same name")
+    for kind in (Kind.INPUT, Kind.OUTPUT):
+        names = [t.name for t in plan.tensors if t.kind == kind]
+        hold(len(set(names)) == len(names), f"two {kind.name.lower()}s have the same name")
     place = 0
     for weight in plan.weights:
         size = math.prod(weight.shape) * DTYPES[weight.dtype][1]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import onnx_ir as ir
 
 from tapeout.compiler.narrowing import OPTION as WIDE
 from tapeout.compiler.narrowing import patterns
 from tapeout.passes.quantization.arriving import ARRIVING
-from tapeout.sdk import CANONICALIZE, FUSION, STATIC, Changes, Decompose, Pass, Recipe, Request, UsageError
+from tapeout.sdk import CANONICALIZE, FUSION, STATIC, Decompose, Pass, Recipe, Request
+from tapeout.targets.nvidia.options import CheckOptions
 from tapeout.targets.nvidia.precision import HALF, WIDE_SUMS, ComputeInHalf
 from tapeout.targets.nvidia.sizes import OPTION as SIZE
-from tapeout.targets.nvidia.sizes import sizes_of
 
 # Options, and what each is for.
 KNOWN: Mapping[str, str] = {
@@ -34,7 +30,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
     rows = kernels(request.device)
     return (
-        CheckOptions(request.options),
+        CheckOptions("tensorrt", KNOWN, request.options),
         *CANONICALIZE,
         *FUSION,
         Decompose(rows | WHOLE),
@@ -91,20 +87,3 @@ def kernels(device: str) -> frozenset[str]:
     from tapeout.targets.nvidia.tensorrt import declaration
 
     return frozenset(op for op in declaration(device).rows if "::" not in op)
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """Holds the options against what is known and against the model, before anything is done."""
-
-    options: Mapping[str, str]
-    name: str = "options"
-
-    def __call__(self, model: ir.Model) -> Changes:
-        for key in self.options:
-            if key not in KNOWN and not (key.startswith(SIZE) and key != SIZE):
-                near = difflib.get_close_matches(key, KNOWN, 1)
-                say = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(KNOWN)}"
-                raise UsageError(f"target 'tensorrt' has no option '{key}'; {say}")
-        sizes_of(model, self.options)
-        return Changes(0)

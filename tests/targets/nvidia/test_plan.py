@@ -104,7 +104,9 @@ def forged() -> dict[str, Plan]:
         "division by 0": changed(
             launches=(dataclasses.replace(first, grid=((*e.number(1), *e.number(0), e.CEIL),) * 3), second)
         ),
-        "the same name": changed(tensors=(x, w, b, h, dataclasses.replace(y, name="x"))),
+        "two outputs have the same name": changed(
+            tensors=(x, w, b, dataclasses.replace(h, name="y", kind=Kind.OUTPUT), y)
+        ),
     }  # fmt: skip
 
 

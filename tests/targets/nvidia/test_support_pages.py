@@ -12,7 +12,7 @@ from tapeout.compiler.target import Request, target
 PAGES = Path(__file__).resolve().parents[3] / "docs" / "targets"
 
 
-@pytest.mark.parametrize("name", ["tensorrt"])
+@pytest.mark.parametrize("name", ["nvidia", "tensorrt"])
 def test_the_page_is_up_to_date(name: str, bless: bool) -> None:
     found, file = target(name), PAGES / f"{name}.md"
     device = found.devices[0]

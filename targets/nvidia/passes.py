@@ -1,0 +1,72 @@
+"""The road of a model to a plan, as one visible tuple."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from tapeout.compiler.narrowing import OPTION as WIDE
+from tapeout.compiler.narrowing import patterns
+from tapeout.passes.decompose.indexing import Hardmax, IntegerOneHot, Trilu
+from tapeout.passes.decompose.precision import Widen
+from tapeout.passes.decompose.quantized import QUANTIZED
+from tapeout.passes.decompose.recurrent import Steps
+from tapeout.passes.decompose.resizing import ResizeByMatMul
+from tapeout.sdk import CANONICALIZE, FUSION, ChannelsLast, Decompose, Pass, Request, Rewrite
+from tapeout.targets.nvidia.legalize import OVER_TWO_AXES
+from tapeout.targets.nvidia.options import CheckOptions
+from tapeout.targets.nvidia.precision import HALF, HALF_OPS, WIDE_OPS, ComputeInHalf
+from tapeout.targets.nvidia.sizes import OPTION as SIZE
+
+# Options, and what each is for.
+KNOWN: Mapping[str, str] = {
+    SIZE: "sizes of a free dimension, least, best and most: size.N=1:8:32",
+    WIDE: "what float16 and bfloat16 leave in float32: names of source nodes, or patterns",
+    "threads": "threads of the runner",
+}
+# What the channels-last layout makes calls of functions that rows take.
+LAYOUT = frozenset({"Conv", "MaxPool", "AveragePool", "DepthToSpace", "SpaceToDepth"})
+UNROLLED = 64  # steps of a recurrent operator that are written one by one
+# Kernels here accumulate in float32 whatever they read and write.
+ACCUMULATING = ("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceMean")
+TO_SINGLE = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.BFLOAT16: ir.DataType.FLOAT}
+WIDE_ATTENTION = Rewrite("wide-attention", (Widen(("Attention",), TO_SINGLE),))
+WIDE_SUMS = Rewrite("wide-sums", (Widen(tuple(op for op in WIDE_OPS if op not in ACCUMULATING), TO_SINGLE),))
+WRITTEN_OUT = Rewrite("write-out", (ResizeByMatMul(), Steps(UNROLLED), Trilu(), IntegerOneHot(), Hardmax()))
+
+
+def passes(request: Request) -> tuple[Pass, ...]:
+    """The passes for `request.scheme`, in order."""
+    kept = kernels(request.device) | LAYOUT
+    return (
+        CheckOptions("nvidia", KNOWN, request.options),
+        *CANONICALIZE,
+        *FUSION,
+        WIDE_ATTENTION,
+        WRITTEN_OUT,
+        Decompose(kept),
+        OVER_TWO_AXES,
+        *CANONICALIZE,
+        Rewrite("quantization as arithmetic", tuple(QUANTIZED)),
+        WIDE_SUMS,
+        *half(request),
+        *CANONICALIZE,
+        ChannelsLast(),
+        *CANONICALIZE,
+    )
+
+
+def half(request: Request) -> tuple[Pass, ...]:
+    """What computes in half precision, for a scheme that does so."""
+    if request.scheme not in HALF:
+        return ()
+    wide = patterns(request.options.get(WIDE, ""))
+    return (ComputeInHalf(request.scheme, wide, (*HALF_OPS, *ACCUMULATING)),)
+
+
+def kernels(device: str) -> frozenset[str]:
+    """The standard operators that are not written out in simpler ones: rows take them."""
+    from tapeout.targets.nvidia import declaration
+
+    return frozenset(op for op in declaration(device).rows if "::" not in op)
