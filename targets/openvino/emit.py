@@ -17,6 +17,7 @@ from tapeout.compiler.states import states
 from tapeout.sdk import Request, UnsupportedError
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.functions import centred, turned, unsigned, written_out
+from tapeout.targets.openvino.joined import rounded
 from tapeout.targets.openvino.mend import BIASED, UNBIASED, bodies, mend, readable
 from tapeout.targets.openvino.moved import carry
 from tapeout.targets.openvino.preparation import embed, preparations
@@ -42,6 +43,7 @@ def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -
         made, _held = build(shell, Path(folder))
         restored(made, stored)
         turned(made)
+        rounded(made)
         keep(made, states(model, request.options))
         made = embed(made, preparations(model, request.options))
         named(made, known_names(model))

@@ -12,7 +12,7 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 MOVES = frozenset(
     {
         "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand", "Gather",
-        "DepthToSpace", "SpaceToDepth",
+        "DepthToSpace",
     }
 )  # fmt: skip
 ALL = frozenset({"Concat"})

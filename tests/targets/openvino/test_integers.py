@@ -121,3 +121,51 @@ def test_what_is_moved_is_not_rounded_again_at_the_same_scale(scale: str, left: 
     carry(proto.graph)
     onnx.checker.check_model(proto)
     assert len(proto.graph.node) == left
+
+
+def executed_in(model: onnx.ModelProto, shape: tuple[int, ...], kind: str, folder: Path) -> set[str]:
+    """The precisions in which the plugin executes the layers of a kind, in a proven int8 export of `model` whose
+    inputs, of `shape`, are not centred on zero."""
+    given = {v.name: (RNG.standard_normal((16, *shape)) + 0.7).astype(np.float32) for v in model.graph.input}
+    np.savez(folder / "data.npz", **given)
+    made = tapeout.export(
+        model,
+        "openvino",
+        output=folder / "n.xml",
+        quantize="int8",
+        calibration=folder / "data.npz",
+        options={"refine": "off"},
+    )
+    found = {layer["precision"] for layer in inspect(made.artifact)["layers"] if layer["kind"] == kind}
+    assert found, f"no layer is a {kind}"
+    return found
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_product_behind_joined_tensors_is_in_integers(axis: int, tmp_path: Path) -> None:
+    weight = RNG.standard_normal((4 if axis < 2 else 8, 64)).astype(np.float32)
+    graph = h.make_graph(
+        [
+            h.make_node("Neg", ["a"], ["p"]),
+            h.make_node("Concat", ["p", "b"], ["c"], axis=axis),
+            h.make_node("MatMul", ["c", "w"], ["y"]),
+        ],
+        "net", [h.make_tensor_value_info(n, 1, [2, 3, 4]) for n in "ab"], [h.make_tensor_value_info("y", 1, None)],
+        [nh.from_array(weight, "w")],
+    )  # fmt: skip
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 21)], ir_version=10)
+    assert executed_in(model, (2, 3, 4), "FullyConnected", tmp_path) <= {"u8", "i8"}
+
+
+def test_a_convolution_behind_space_to_depth_is_in_integers(tmp_path: Path) -> None:
+    weight = (RNG.standard_normal((16, 12, 3, 3)) / 10).astype(np.float32)
+    graph = h.make_graph(
+        [
+            h.make_node("SpaceToDepth", ["x"], ["s"], blocksize=2),
+            h.make_node("Conv", ["s", "w"], ["y"], pads=[1] * 4),
+        ],
+        "net", [h.make_tensor_value_info("x", 1, [1, 3, 16, 16])], [h.make_tensor_value_info("y", 1, None)],
+        [nh.from_array(weight, "w")],
+    )  # fmt: skip
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 21)], ir_version=10)
+    assert executed_in(model, (3, 16, 16), "Convolution", tmp_path) <= {"u8", "i8"}
