@@ -49,6 +49,7 @@ class _Call:
 
     who: str
     what: str
+    place: str | None = None  # where it may write besides the temporary folder
     outside: str | None = None
 
 
@@ -57,16 +58,18 @@ _watching = False
 
 
 @contextlib.contextmanager
-def contained(who: str, what: str, seconds: float = SECONDS) -> Iterator[None]:
+def contained(
+    who: str, what: str, seconds: float = SECONDS, place: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
     """Run the block as `what` of `who`. Raises VendorToolError where it fails, exits, hangs or writes outside the
-    temporary folder; a TapeoutError goes through, and so do a full disk and an interrupt."""
+    temporary folder and the folder `place`; a TapeoutError goes through, and so do a full disk and an interrupt."""
     thread = threading.get_ident()
     if thread in _calls:  # a call within a call is the outer one's
         yield
         return
     _watch()
     seconds = float(os.environ.get(LIMIT) or seconds)
-    call = _calls[thread] = _Call(who, what)
+    call = _calls[thread] = _Call(who, what, None if place is None else os.path.realpath(place))
     try:
         with _deadline(seconds, call):
             yield
@@ -191,14 +194,16 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if isinstance(path, int) or path is None:
         return  # a descriptor, which someone has opened
     place = os.path.realpath(os.fsdecode(path))
-    if _allowed(place):
+    if _allowed(place, call.place):
         return
     call.outside = place
     raise PermissionError(errno.EACCES, "a target writes to its output and the temporary folder only", place)
 
 
-def _allowed(place: str) -> bool:
+def _allowed(place: str, own: str | None) -> bool:
     if "__pycache__" in place or ".pyc" in place or place.startswith("/dev/"):
+        return True
+    if own is not None and Path(place).is_relative_to(own):
         return True
     return Path(place).is_relative_to(os.path.realpath(tempfile.gettempdir()))
 
@@ -226,14 +231,18 @@ def guarded(target: Target, who: str) -> Target:
             found = list(target.runners(artifact, request))
         return [_runner(r, who) for r in found]
 
-    words = {"emit": "its emitter", "inspect": "its inspection", "finish": "its compiler"}
+    def emit(model: ir.Model, sink: Any, *rest: Any) -> None:
+        with contained(who, "its emitter", SECONDS, sink if target.folder is not None else None):
+            target.emit(model, sink, *rest)
+
+    words = {"inspect": "its inspection", "finish": "its compiler"}
     found: dict[str, Any] = {
         f.name: wrap(words.get(f.name, f"its '{f.name}'"), value)
         for f in fields(target)
         if callable(value := getattr(target, f.name))
     }
     found |= {"declaration": wrap("its declaration", target.declaration, SHORT)}
-    return replace(target, **found | {"passes": passes, "runners": runners})
+    return replace(target, **found | {"passes": passes, "emit": emit, "runners": runners})
 
 
 def _own(step: Any) -> bool:

@@ -45,7 +45,7 @@ def run_damaged(case: Case, target: Target, path: Path) -> tuple[str, str, tuple
     turned in what holds numbers."""
     from dataclasses import replace as changed
 
-    from tapeout.compiler.conformance.running import opened, request_of
+    from tapeout.compiler.conformance.running import opened, parts_of, request_of
     from tapeout.compiler.target import write
 
     plain = changed(case, options={k: v for k, v in case.options.items() if k != KEY})
@@ -55,13 +55,14 @@ def run_damaged(case: Case, target: Target, path: Path) -> tuple[str, str, tuple
     except TapeoutError as error:
         return "refused", line(error.message), ()
     kind, _, share = str(case.options[KEY]).partition(":")
-    content = bytearray(path.read_bytes())
+    file = path if target.folder is None else max(parts_of(target, path), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
     if kind == "cut":
         content = content[: int(len(content) * float(share))]
     else:
         place = int(len(content) * 8 * float(share))
         content[place // 8] ^= 1 << place % 8
-    path.write_bytes(bytes(content))
+    file.write_bytes(bytes(content))
     names: list[str] = []
     try:
         for runner in target.runners(path, request):

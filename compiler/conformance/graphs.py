@@ -22,7 +22,8 @@ RELATIVE = {"float32": 5e-5, "float16": 1e-2}
 LARGEST = 1 << 14  # elements of one tensor
 SIZES = ([1, 4], [2, 3, 4], [1, 3, 6, 6], [2, 4, 5, 7], [1, 2, 8, 3])  # of inputs
 SHOWN = 16  # graphs of each single step that a target is asked about
-TRIES = 8  # steps drawn for one of a known kind
+TRIES = 8  # steps drawn for one of a known kind, and graphs for one that is taken
+AGAIN = 10_000  # from the number of a graph to that of another draw in its place
 
 
 @dataclass(frozen=True)
@@ -405,9 +406,11 @@ def graphs(
     device: str | None,
     seed: int = 0,
     known: frozenset[str] | None = None,
+    taken: Callable[[Case], bool] = lambda case: True,
 ) -> Iterator[tuple[Case, GraphOrigin]]:
     """`count` random graphs, one in four by the static schemes among `schemes` in turn and the others by the float
-    ones, where there are both; of the latter one in ten with state. Half of the graphs are of `known` kinds."""
+    ones, where there are both; of the latter one in ten with state. Half of the graphs are of `known` kinds and,
+    where a few draws give one, `taken` as a whole."""
     floats, static = [[s for s in schemes if (s in STATIC) == kind] for kind in (False, True)]
     made, number = 0, 0
     while made < count and number < 10 * count:
@@ -415,7 +418,12 @@ def graphs(
         offered = static if integers else floats
         scheme = offered[number // 4 % len(offered)]
         state = not integers and number % 10 == 8
-        found = graph(number, scheme, device, seed, state=state, known=known if number % 8 < 4 else None)
+        plain = state or number % 8 >= 4
+        for attempt in range(1 if plain else TRIES):
+            place = number + attempt * AGAIN
+            found = graph(place, scheme, device, seed, state=state, known=None if plain else known)
+            if plain or (found is not None and taken(found[0])):
+                break
         number += 1
         if found is not None:
             made += 1

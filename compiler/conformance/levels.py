@@ -164,7 +164,7 @@ class Kit:
             return
         singles = graphs.single_steps(self.device, self.choice.seed)
         known = graphs.vocabulary(singles, min(schemes, key=lambda s: s in STATIC), self._takes)
-        for case, origin in graphs.graphs(count, schemes, self.device, self.choice.seed, known):
+        for case, origin in graphs.graphs(count, schemes, self.device, self.choice.seed, known, self._takes):
 
             def again(
                 choices: Sequence[int], o: graphs.GraphOrigin = origin

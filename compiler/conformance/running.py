@@ -178,15 +178,23 @@ def _with(case: Case, outputs: dict[str, Array]) -> Case:
     return replace(case, outputs=outputs)
 
 
+def parts_of(target: Target, path: Path) -> list[Path]:
+    """The files of an artifact: with its parts, or all in its folder."""
+    if target.folder is not None:
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return [path.with_suffix(s) for s in (path.suffix, *target.parts)]
+
+
 def _same(case: Case, target: Target, path: Path) -> Result:
     """Emitted twice, from the file on: the same bytes."""
     from tapeout.compiler.target import write
 
     found: list[bytes] = []
     try:
-        for _ in range(2):
-            write(target, opened(case, target, request_of(case, target)), path, request_of(case, target))
-            found.append(b"".join(path.with_suffix(s).read_bytes() for s in (path.suffix, *target.parts)))
+        for turn in ("first", "second"):
+            place = path.with_name(f"{turn}-{path.name}")
+            write(target, opened(case, target, request_of(case, target)), place, request_of(case, target))
+            found.append(b"".join(part.read_bytes() for part in parts_of(target, place)))
     except Exception as error:
         return "crash", f"{type(error).__name__}: {line(str(error))}", ()
     if found[0] != found[1]:

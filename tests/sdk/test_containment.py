@@ -184,6 +184,25 @@ def test_writing_elsewhere(
     assert not place.exists()
 
 
+def test_an_artifact_that_is_a_folder_is_written_there(
+    plugin: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    text = """
+    import dataclasses
+    plain = emit
+    def inside(model, folder, request):
+        with open(Path(folder, {name!r}), "wb") as sink:
+            plain(model, sink, request)
+    TARGET = dataclasses.replace(TARGET, emit=inside, folder="main.json", runners=lambda path, request:
+        runners(Path(path, "main.json"), request))
+    """
+    plugin(text.format(name="main.json"))
+    assert (export("acme", tmp_path).artifact / "main.json").is_file()
+
+
 def test_the_temporary_folder_is_everybodys(plugin: Install, tmp_path: Path) -> None:
     plugin("""
     import dataclasses, tempfile
