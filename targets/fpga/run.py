@@ -1,11 +1,12 @@
-"""Runs a circuit's folder: its Verilog, cycle by cycle, on the integers of the borders."""
+"""Runs a circuit's folder: its Verilog cycle by cycle, its C++ as a program."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,40 @@ import numpy as np
 from tapeout.compiler.artifact import file_errors
 from tapeout.sdk import InternalError, InvalidModelError, Request, UsageError
 from tapeout.targets.fpga import serial
+from tapeout.targets.fpga.csim import CSimulation
 from tapeout.targets.fpga.dialect import Array, Graph, Port
 from tapeout.targets.fpga.integer import run, stream, unstream
-from tapeout.targets.fpga.simulate import Simulation
+from tapeout.targets.fpga.simulate import INSTALL, Simulation
 
 Arrays = dict[str, Array]
+Run = Callable[
+    [Mapping[str, Array]], Mapping[str, Array]
+]  # codes of output tensors for those of input tensors
+Open = Callable[[Graph, Mapping[str, bytes], Path], tuple[str, Run]]  # the runtime's name beside it
 
 
 def runners(artifact: Path, request: Request) -> Sequence[Circuit]:
-    """`artifact` in Verilator; none where that is not installed."""
-    graph = load(artifact)
-    if shutil.which("verilator") is None:
-        return ()
-    return (Circuit(graph, artifact, request.device),)
+    """`artifact`'s Verilog in a simulator and its C++ as a program; without those whose tools are not installed,
+    which a warning names."""
+    graph, made = load(artifact), []
+    for tools, part, open_ in ((("verilator", "g++"), "the Verilog", _verilog), (("g++",), "the C++", _cpp)):
+        missing = [t for t in tools if shutil.which(t) is None]
+        if missing:
+            advice = "; ".join(f"{t} is not installed ({INSTALL[t]})" for t in missing)
+            warnings.warn(f"{part} of '{artifact.name}' is not run: {advice}", stacklevel=2)
+        else:
+            made.append(Circuit(graph, request.device, artifact, open_))
+    return made
+
+
+def _verilog(graph: Graph, files: Mapping[str, bytes], folder: Path) -> tuple[str, Run]:
+    simulation = Simulation(graph, files, folder)
+    return simulation.runtime, lambda inputs: simulation.run(inputs)[0]
+
+
+def _cpp(graph: Graph, files: Mapping[str, bytes], folder: Path) -> tuple[str, Run]:
+    program = CSimulation(graph, files, folder, quick=True)
+    return program.runtime, program.run
 
 
 def load(artifact: Path) -> Graph:
@@ -48,19 +70,18 @@ def inspect(artifact: Path) -> dict[str, Any]:
 
 
 class Circuit:
-    """A folder's Verilog, compiled by Verilator in a folder of its own; every code that it gives is held against
+    """What a folder holds of a circuit, compiled in a folder of its own; every code that it gives is held against
     the circuit's integers. Raises VendorToolError where it does not compile, InvalidModelError."""
 
-    def __init__(self, graph: Graph, artifact: Path, device: str) -> None:
+    def __init__(self, graph: Graph, device: str, artifact: Path, open_: Open) -> None:
         self._graph, self.device = graph, device
         self._folder = tempfile.TemporaryDirectory(prefix="tapeout-")
-        circuit = {
-            p.relative_to(artifact).as_posix(): p.read_bytes()
-            for part in ("rtl", "memories")
-            for p in sorted((artifact / part).glob("*"))
+        files = {
+            p.relative_to(artifact).as_posix(): p.read_bytes() for p in artifact.rglob("*") if p.is_file()
         }
-        self._simulation = Simulation(graph, circuit, Path(self._folder.name))
-        self.runtime = self._simulation.runtime
+        if "rtl/top.v" not in files:
+            raise InvalidModelError(f"'{artifact.name}' has no rtl/top.v", hint="export it again")
+        self.runtime, self._run = open_(graph, files, Path(self._folder.name))
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
         """The outputs for one inference's inputs, both keyed by the source's names.
@@ -69,7 +90,7 @@ class Circuit:
         """
         tensors, ports = self._graph.tensors, self._graph.output_ports
         fed = {p.tensor: stream(p, tensors[p.tensor], _given(inputs, p)) for p in self._graph.input_ports}
-        made, expected = self._simulation.run(fed)[0], run(self._graph, fed)
+        made, expected = self._run(fed), run(self._graph, fed)
         for port in ports:
             _held(port.name, made[port.tensor], expected[port.tensor], self.runtime)
         return {p.name: unstream(p, tensors[p.tensor], made[p.tensor])[0] for p in ports}
