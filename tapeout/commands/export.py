@@ -39,14 +39,17 @@ def export(
         typer.Option(
             "--prune",
             metavar="METHOD=AMOUNT",
-            help="sparsegpt=0.5, wanda=2:4, channels=0.3 (of the operations); may be given again.",
+            help="sparsegpt=0.5, wanda=2:4, channels=0.3,multiple=16 (of the operations); may be given again.",
             show_default=False,
         ),
     ] = None,
     factorize: Annotated[
         list[str] | None,
         typer.Option(
-            "--factorize", metavar="METHOD=SHARE", help="svd=0.3 (of the operations).", show_default=False
+            "--factorize",
+            metavar="METHOD=SHARE",
+            help="svd=0.3,multiple=16 (of the operations); may be given again.",
+            show_default=False,
         ),
     ] = None,
     recipe: o.RecipeFile = None,

@@ -94,7 +94,7 @@ RecipeFile = Annotated[
     typer.Option(
         "--recipe",
         metavar="FILE",
-        help="Rules in TOML: which part is quantized how.",
+        help="Steps and rules in TOML: what is pruned, factorized and quantized how.",
         show_default=False,
     ),
 ]
