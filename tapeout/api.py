@@ -134,14 +134,12 @@ def export(
     ("sparsegpt=0.5", "wanda=2:4", "channels=0.3,multiple=16"; "svd=0.3"), `recipe` (a TOML file or a Recipe) says
     which part is quantized how, and may have such steps with rules for layers, `max_drop` bounds what the outputs
     may lose of their variance where `quantize` is "auto" (default: 0.01), `dtype` gives inputs and outputs a
-    type of integers ({"x": "int8"}), `data` is checked on in place of random inputs, `gates` bounds metrics
-    (sqnr, cosine, argmax: at least; error, relative: at most),
-    `max_size` is
-    in bytes, `jobs` bounds threads. What a device refuses is an error, or with `fallback` "host" left to the
-    CPU beside it, at most `max_fallback` percent of the operators: within the artifact where its format allows,
-    else the artifact is a folder (a bundle) of parts with a schedule, in which a part on the device has at least
-    `smallest_island` operators and at most `largest_transfer` bytes go to and from it. Files appear whole or not
-    at all.
+    type of integers ({"x": "int8"}), `data` is checked on in place of random inputs, `gates` bounds metrics (sqnr,
+    cosine, argmax: at least; error, relative: at most), `max_size` is in bytes, `jobs` bounds threads. What a
+    device refuses is an error, or with `fallback` "host" left to the CPU beside it, at most `max_fallback` percent
+    of the operators: within the artifact where its format allows, else the artifact is a folder (a bundle) of
+    parts with a schedule, in which a part on the device has at least `smallest_island` operators and at most
+    `largest_transfer` bytes go to and from it. Files appear whole or not at all.
 
     Raises TapeoutError: UsageError, InvalidModelError, UnsupportedError, AccuracyError, BudgetError,
     FallbackError, VendorToolError, ResourceError, OutputError (each with `.exit_code`).

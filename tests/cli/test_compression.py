@@ -20,6 +20,8 @@ from tapeout.compressing import asked, compressed
 from tapeout.passes.sparsity import facts
 from tapeout.passes.sparsity.layers import layers
 from tapeout.road import Wish, opened, prepare
+from tests.asset_samples import samples as samples_of
+from tests.assets import model_path, needs_assets
 from tests.passes.networks import network, samples
 
 NETWORK = """
@@ -322,3 +324,54 @@ def test_ranks_are_a_multiple(model: Path) -> None:
         made = compressed(prepared, asked([], ["svd=0.3,multiple=8"], None), data, model.parent)
     inner = [layer.outputs for layer in layers(made.prepared.model.graph)]
     assert len(inner) > 3 and all(count % 8 == 0 for count in inner[:-1])
+
+
+@needs_assets
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "suffix"), [("tflite", ".tflite"), ("openvino", ".xml")])
+def test_a_real_model_through_all_steps(target: str, suffix: str, tmp_path: Path) -> None:
+    """Visual wake words: half of its operations are channels that never change; what int8 says of the rest is still
+    what the dense model says."""
+    name = "vww01_mobilenetv1"
+    np.savez(tmp_path / "calib.npz", **samples_of(name, 24, "calib"))
+    place = written(
+        tmp_path / "m.onnx",
+        """
+[[step]]
+prune = "constant-channels"
+[[step]]
+prune = "magnitude"
+ratio = 0.3
+[[step.rule]]
+node = "model/conv2d/*"
+skip = true
+[[step]]
+factorize = "svd"
+ratio = 0.02
+[[step]]
+quantize = "int8"
+""",
+    )
+    out = tmp_path / f"m{suffix}"
+    given = [
+        "--target",
+        target,
+        "-o",
+        str(out),
+        "--recipe",
+        place,
+        "--calibration",
+        str(tmp_path / "calib.npz"),
+    ]
+    assert main(["export", str(model_path(name)), *given]) == 0
+    report = json.loads(out.with_name(f"{out.name}.report.json").read_text())
+    told = report["compression"]
+    assert [s["step"].split("=")[0] for s in told] == [
+        "source", "prune constant-channels", "prune magnitude", "factorize svd", "quantize int8"
+    ]  # fmt: skip
+    assert told[1]["operations"] < 0.55 * told[0]["operations"] and told[1]["agreement"] == 1
+    assert told[2]["zeros"] == pytest.approx(0.3 * told[2]["weights"], rel=0.05)
+    assert told[4]["weight_bytes"] < 0.4 * told[3]["weight_bytes"]
+    assert told[4]["agreement"] >= 0.75
+    assert any("stays dense: a rule says so" in reason for reason in told[2]["left"])
+    assert report["verification"]["proven"]
