@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from tapeout.sdk import Changes, Pass, Request, UnsupportedError, standard_passes
+from tapeout.sdk import Changes, Pass, Quantize, Request, UnsupportedError, standard_passes
 from tapeout.sdk import graph as g
 from tapeout.targets.fpga import declaration
 
@@ -14,10 +14,17 @@ TAIL = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK")
 
 def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order: channels last, since streams are."""
-    return (
-        fixed_sizes,
-        *standard_passes(request, declaration(request.device), keep=TAIL, channels_last=True),
-    )
+    steps = standard_passes(request, declaration(request.device), keep=TAIL, channels_last=True)
+    return (fixed_sizes, *(refined_as_asked(step, request) for step in steps))
+
+
+def refined_as_asked(step: Pass, request: Request) -> Pass:
+    """A quantizer that rounds, shifts and equalizes by the calibration data; scales that are powers of two stay so."""
+    if not isinstance(step, Quantize) or step.scheme.powers:
+        return step
+    from tapeout.passes.quantization.refined import OPTION, refined
+
+    return refined(step, request.calibration, request.options.get(OPTION, "auto"), integers_only=True)
 
 
 def fixed_sizes(model: ir.Model) -> Changes:
