@@ -18,6 +18,8 @@ import onnx_ir as ir
 from tapeout.compiler.declaration import Acceptance, Declaration, Refusal, Row, Violation, source_name
 from tapeout.compiler.declaration.files import API
 from tapeout.compiler.errors import (
+    AccuracyError,
+    BudgetError,
     InternalError,
     InvalidModelError,
     MissingToolError,
@@ -29,19 +31,29 @@ from tapeout.compiler.errors import (
 )
 from tapeout.compiler.foreign import Port
 from tapeout.compiler.ir import graph
+from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.functions import DOMAIN, declare
-from tapeout.compiler.ir.origin import origin
+from tapeout.compiler.ir.origin import merged_origin, origin, set_origin
 from tapeout.compiler.operators import Activation, Call, Storage, fused_activation, storage
 from tapeout.compiler.pipeline import Pass
 from tapeout.compiler.quantities import Quantity, quantity
 from tapeout.compiler.quantities.general import axes
 from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.rewriting import Builder, Changes, Declined, NodeRule, PatternRule, Rewrite, Rule
-from tapeout.compiler.schemes import STATIC, WEIGHTS, Scheme
+from tapeout.compiler.schemes import FLOAT16, FLOAT32, STATIC, WEIGHTS, Scheme
+from tapeout.compiler.states import OPTION as STATE
+from tapeout.compiler.states import CheckStates, states
 from tapeout.compiler.target import Finished, Fix, Request, Runner, Target, Timer, target
 
 if TYPE_CHECKING:
+    from tapeout.compiler.artifact import file_errors, json_bytes
+    from tapeout.compiler.calibration.step import Calibrate
+    from tapeout.compiler.ir.save import save, to_proto_without
+    from tapeout.compiler.metrics import difference
+    from tapeout.compiler.narrowing import OPTION as WIDE
+    from tapeout.compiler.narrowing import patterns
     from tapeout.compiler.outlining import Outline
+    from tapeout.compiler.reference import Reference
     from tapeout.passes.canonicalize import CANONICALIZE
     from tapeout.passes.decompose import Decompose
     from tapeout.passes.fusion import FUSION
@@ -51,22 +63,33 @@ if TYPE_CHECKING:
 # What is imported when it is first asked for: a target is listed and explained without it.
 _LATER = {
     "CANONICALIZE": "tapeout.passes.canonicalize",
+    "Calibrate": "tapeout.compiler.calibration.step",
     "ChannelsLast": "tapeout.passes.layout",
     "Decompose": "tapeout.passes.decompose",
     "FUSION": "tapeout.passes.fusion",
     "Outline": "tapeout.compiler.outlining",
     "Quantize": "tapeout.passes.quantization",
+    "Reference": "tapeout.compiler.reference",
+    "WIDE": "tapeout.compiler.narrowing:OPTION",
+    "difference": "tapeout.compiler.metrics",
+    "file_errors": "tapeout.compiler.artifact",
+    "json_bytes": "tapeout.compiler.artifact",
+    "patterns": "tapeout.compiler.narrowing",
+    "save": "tapeout.compiler.ir.save",
+    "to_proto_without": "tapeout.compiler.ir.save",
 }
 
 __all__ = [
-    "API", "CANONICALIZE", "DOMAIN", "FUSION", "STATIC", "WEIGHTS",
-    "Acceptance", "Activation", "Builder", "Call", "Changes", "ChannelsLast", "Declaration", "Declined",
-    "Decompose", "Finished", "Fix", "InternalError", "InvalidModelError", "MissingToolError", "NodeRule", "Outline",
-    "Pass", "PatternRule", "Port", "Quantity", "Quantize", "Recipe", "Refusal", "Request", "ResourceError", "Rewrite",
-    "Row", "Rule", "Runner", "Scheme", "Storage", "TapeoutError", "Target", "Timer", "UnsupportedError", "UsageError",
+    "API", "CANONICALIZE", "DOMAIN", "FLOAT16", "FLOAT32", "FUSION", "STATE", "STATIC", "WEIGHTS", "WIDE",
+    "Acceptance", "AccuracyError", "Activation", "BudgetError", "Builder", "Calibrate", "Call", "Changes",
+    "ChannelsLast", "CheckStates", "Declaration", "Declined", "Decompose", "Finished", "Fix", "InternalError",
+    "InvalidModelError", "MissingToolError", "NodeRule", "Outline", "Pass", "PatternRule", "Port", "Quantity",
+    "Quantize", "Recipe", "Reference", "Refusal", "Request", "ResourceError", "Rewrite", "Row", "Rule",
+    "Runner", "Scheme", "Storage", "TapeoutError", "Target", "Timer", "UnsupportedError", "UsageError",
     "VendorToolError", "Violation",
-    "axes", "declarations", "declare", "extension", "fused_activation", "graph", "lowered", "origin", "quantity",
-    "source_name", "standard_passes", "storage", "target",
+    "axes", "declarations", "declare", "difference", "extension", "file_errors", "fused_activation", "graph",
+    "json_bytes", "lowered", "merged_origin", "origin", "patterns", "quantity", "release", "save", "set_origin",
+    "source_name", "standard_passes", "states", "storage", "target", "to_proto_without",
 ]  # fmt: skip
 
 
@@ -75,7 +98,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tapeout.sdk' has no attribute '{name}'")
     import importlib
 
-    return getattr(importlib.import_module(_LATER[name]), name)
+    module, _, own = _LATER[name].partition(":")
+    return getattr(importlib.import_module(module), own or name)
 
 
 def declarations(

@@ -93,6 +93,18 @@ def test_targets_take_from_the_sdk_what_it_offers() -> None:
     assert wrong == []
 
 
+def test_targets_take_nothing_from_the_compiler() -> None:
+    """What they need of it the SDK offers, to plugins too; single rules of the passes are theirs to choose."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for folder in ("ethos_u", "openvino", "tflite")
+        for path in sorted((ROOT / "targets" / folder).rglob("*.py"))
+        for name, line in imports(path)
+        if name.startswith("tapeout.") and not name.startswith((SDK, "tapeout.targets", "tapeout.passes"))
+    ]
+    assert wrong == []
+
+
 def test_a_target_that_extends_another_needs_the_sdk_alone() -> None:
     below = {
         name.rpartition(".")[0]

@@ -75,7 +75,7 @@ def wants_integers(row: Row) -> bool:
 
 
 def rule_of(row: Row, port: str) -> PortRule | None:
-    rule = row.ports.get(port) or (None if port in row.ports else row.ports.get(ANY_PORT))
+    rule = row.rule(port)
     return rule if rule is not None and rule.dtypes else None
 
 

@@ -134,7 +134,7 @@ def in_reals(own: Row, inherited: Row, call: Call) -> Iterator[Violation]:
     where that is real: between conversions, which `own` looks through."""
     sides = (call.input_values, call.output_values)
     for name, values in ((n, vs) for side in sides for n, vs in side.items()):
-        wanted, kernel = (row.ports.get(name) or row.ports.get(ANY_PORT) for row in (own, inherited))
+        wanted, kernel = own.rule(name), inherited.rule(name)
         if wanted is None or not wanted.dtypes or (kernel is not None and kernel.dtypes):
             continue
         for value in values:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from tapeout.compiler.declaration.match import Violation, violations
-from tapeout.compiler.declaration.rows import ANY_PORT, PortRule, Row
+from tapeout.compiler.declaration.rows import PortRule, Row
 from tapeout.compiler.operators import Call, Storage, dtype_name, storage
 from tapeout.compiler.schemes import Scheme
 
@@ -42,7 +42,7 @@ def slots(row: Row, call: Call, scheme: Scheme) -> list[Slot] | None:
     """The tensors of `call` that `row` wants quantized by `scheme`; None where the row is not for it."""
     found = []
     for port, index, output, value in positions(call):
-        rule = row.ports.get(port, row.ports.get(ANY_PORT))
+        rule = row.rule(port)
         if rule is None or not rule.dtypes or not (value.dtype and value.dtype.is_floating_point()):
             continue
         wanted = {"weight": scheme.weight, "bias": scheme.bias}.get(rule.role or "act", scheme.act)

@@ -172,6 +172,10 @@ class Row:
     note: str | None = None
     devices: tuple[str, ...] = ()
 
+    def rule(self, port: str) -> PortRule | None:
+        """What is said of a port: by its name, or else of every port."""
+        return self.ports.get(port, self.ports.get(ANY_PORT))
+
     @property
     def where(self) -> str:
         return f"{self.file}: op.{self.op}, row {self.index}"
@@ -194,8 +198,8 @@ def narrowed(row: Row, own: Row) -> Row:
 
 
 def _port(row: Row, own: Row, name: str) -> PortRule:
-    first = row.ports.get(name) or row.ports.get(ANY_PORT) or PortRule()
-    second = own.ports.get(name) or own.ports.get(ANY_PORT) or PortRule()
+    first = row.rule(name) or PortRule()
+    second = own.rule(name) or PortRule()
     stated = {f.name: getattr(second, f.name) for f in fields(PortRule)}
     stated = {k: v for k, v in stated.items() if v != getattr(PortRule(), k)}
     if first.dtypes and second.dtypes:

@@ -33,10 +33,11 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 
 def to_proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:
-    """The model as protobuf but for the initializers `names` of its main graph, whose bytes are not read."""
+    """The model as protobuf but for the initializers `names` of its main graph, whose bytes are not read: what is
+    left is for another reader, and not marked as ours."""
     left = [(v, v.const_value) for n, v in model.graph.initializers.items() if n in names and v.const_value]
     with _stubs(left, ""):
-        proto = to_proto(model)
+        proto = ir.serde.serialize_model(model)
     kept = [t for t in proto.graph.initializer if t.name not in names]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)

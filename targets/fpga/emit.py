@@ -6,9 +6,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from tapeout.compiler.artifact import json_bytes
-from tapeout.sdk import Request
-from tapeout.targets.fpga import declaration, hls, report, serial, verilog
+from tapeout.sdk import Request, json_bytes
+from tapeout.targets.fpga import declaration, hls, project, report, serial, verilog
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import device
@@ -37,6 +36,7 @@ def contents(model: ir.Model, request: Request) -> dict[str, bytes]:
         **told(graph, whole),
         **verilog.emit(graph, packing=place.packing),
         **hls.emit(graph),
+        **project.emit(graph, place),
     }
 
 

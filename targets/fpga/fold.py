@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tapeout.compiler.errors import BudgetError
+from tapeout.sdk import BudgetError
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga import live
 from tapeout.targets.fpga.cost import Cost, cost, cycles, products

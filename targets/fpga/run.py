@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.compiler.artifact import file_errors
-from tapeout.sdk import InternalError, InvalidModelError, Request, UsageError
+from tapeout.sdk import InternalError, InvalidModelError, Request, UsageError, file_errors
 from tapeout.targets.fpga import serial
 from tapeout.targets.fpga.csim import CSimulation
 from tapeout.targets.fpga.dialect import Array, Graph, Port

@@ -8,9 +8,8 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir.external import release
 from tapeout.compiler.ir.save import RELEASE
-from tapeout.sdk import Declaration, Request, lowered
+from tapeout.sdk import Declaration, Request, lowered, release
 from tapeout.targets.nvidia.fuse import fused
 from tapeout.targets.nvidia.lower import LOWERINGS
 from tapeout.targets.nvidia.lower.builder import Builder, dtype

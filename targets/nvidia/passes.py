@@ -6,14 +6,12 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from tapeout.compiler.narrowing import OPTION as WIDE
-from tapeout.compiler.narrowing import patterns
 from tapeout.passes.decompose.indexing import Hardmax, IntegerOneHot, Trilu
 from tapeout.passes.decompose.precision import Widen
 from tapeout.passes.decompose.quantized import QUANTIZED
 from tapeout.passes.decompose.recurrent import Steps
 from tapeout.passes.decompose.resizing import ResizeByMatMul
-from tapeout.sdk import CANONICALIZE, FUSION, ChannelsLast, Decompose, Pass, Request, Rewrite
+from tapeout.sdk import CANONICALIZE, FUSION, WIDE, ChannelsLast, Decompose, Pass, Request, Rewrite, patterns
 from tapeout.targets.nvidia.legalize import OVER_TWO_AXES
 from tapeout.targets.nvidia.options import CheckOptions
 from tapeout.targets.nvidia.precision import HALF, HALF_OPS, WIDE_OPS, ComputeInHalf

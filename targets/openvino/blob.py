@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tapeout.compiler.artifact import json_bytes
-from tapeout.sdk import Request, VendorToolError
+from tapeout.sdk import Request, VendorToolError, json_bytes
 from tapeout.targets.openvino.devices import compiled, device, properties
 from tapeout.targets.openvino.inspection import read
 from tapeout.targets.openvino.runtime import core, version

@@ -12,9 +12,7 @@ from typing import Any, BinaryIO
 import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.ir.save import LARGEST, save
-from tapeout.compiler.states import states
-from tapeout.sdk import Request, UnsupportedError
+from tapeout.sdk import Request, UnsupportedError, save, states
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.functions import centred, turned, unsigned, written_out
 from tapeout.targets.openvino.joined import rounded
@@ -27,6 +25,7 @@ from tapeout.targets.openvino.states import keep
 from tapeout.targets.openvino.weights import restored, withheld
 
 CHUNK = 1 << 20
+MESSAGE = 1 << 30  # bytes of weights that one protobuf message may hold, with room for all else
 
 
 def emit(model: ir.Model, sink: BinaryIO, request: Request, weights: BinaryIO) -> None:
@@ -73,7 +72,7 @@ def build(model: ir.Model, folder: Path) -> tuple[Any, list[Any]]:
         for v in graph.initializers.values()
         if v.const_value and v.name not in weights
     )
-    if size < LARGEST // 2:
+    if size < MESSAGE:
         proto = outlined(model, weights)
         carry(proto.graph)
         centred(proto.graph)

@@ -17,11 +17,21 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.passes.quantization.codes import storable
 from tapeout.passes.quantization.report import META
 from tapeout.passes.quantization.weights import BITS, StoreWeights, readers
-from tapeout.sdk import WEIGHTS, Changes, Declaration, Declined, Recipe, Scheme, UnsupportedError, source_name
+from tapeout.sdk import (
+    WEIGHTS,
+    Changes,
+    Declaration,
+    Declined,
+    Recipe,
+    Scheme,
+    UnsupportedError,
+    merged_origin,
+    set_origin,
+    source_name,
+)
 from tapeout.sdk import graph as g
 
 Array = np.ndarray[Any, Any]

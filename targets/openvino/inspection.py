@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tapeout.compiler.errors import AccuracyError
-from tapeout.sdk import InvalidModelError
+from tapeout.sdk import AccuracyError, InvalidModelError
 from tapeout.targets.openvino.runtime import core, version
 
 # Types of constants that are meant to stay as they are until a kernel reads them.

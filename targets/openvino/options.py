@@ -9,9 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.compiler.states import OPTION as STATE
-from tapeout.compiler.states import CheckStates
-from tapeout.sdk import Changes, Pass, Request, UsageError
+from tapeout.sdk import STATE, Changes, CheckStates, Pass, Request, UsageError
 from tapeout.targets.openvino.preparation import OPTION as INPUT
 from tapeout.targets.openvino.preparation import CheckPreparation
 

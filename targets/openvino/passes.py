@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from tapeout.compiler.narrowing import OPTION, patterns
-from tapeout.compiler.schemes import FLOAT16
-from tapeout.sdk import CANONICALIZE, FUSION, STATIC, WEIGHTS, Decompose, Pass, Recipe, Request
+from tapeout.sdk import (
+    CANONICALIZE,
+    FLOAT16,
+    FUSION,
+    STATIC,
+    WEIGHTS,
+    Decompose,
+    Pass,
+    Recipe,
+    Request,
+    patterns,
+)
+from tapeout.sdk import WIDE as OPTION
 from tapeout.targets.openvino.legalize import MASKED_ROWS, WRAPPING, WriteOut
 from tapeout.targets.openvino.options import checks
 
@@ -34,7 +44,7 @@ def calibration(request: Request) -> tuple[Pass, ...]:
     """The measurement of the float graph, for a scheme with ranges."""
     if request.calibration is None or request.scheme not in STATIC:
         return ()
-    from tapeout.compiler.calibration.step import Calibrate
+    from tapeout.sdk import Calibrate
 
     return (Calibrate(request.calibration),)
 

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from tapeout.compiler.errors import AccuracyError
-from tapeout.compiler.metrics import difference
-from tapeout.compiler.reference import Reference
-from tapeout.sdk import STATIC, WEIGHTS, InvalidModelError, Request
+from tapeout.sdk import STATIC, WEIGHTS, AccuracyError, InvalidModelError, Reference, Request, difference
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.inspection import hold
 from tapeout.targets.openvino.preparation import OPTION, PREPARED, Preparation, parse, reference, spread

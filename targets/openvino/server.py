@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tapeout.compiler.artifact import file_errors, json_bytes
-from tapeout.sdk import UsageError
+from tapeout.sdk import UsageError, file_errors, json_bytes
 from tapeout.targets.openvino.options import SERVER
 
 CONFIG = "config.json"

@@ -13,9 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tapeout.compiler.ir.nodes import MARK
-from tapeout.compiler.ir.save import STREAMED, to_proto_without
-from tapeout.sdk import InternalError
+from tapeout.sdk import InternalError, to_proto_without
 from tapeout.sdk import graph as g
 from tapeout.targets.openvino.runtime import openvino
 
@@ -25,6 +23,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 READERS = frozenset(
     {("Conv", 1), ("ConvTranspose", 1), ("MatMul", 0), ("MatMul", 1), ("Gemm", 1), ("Gather", 0), ("Cast", 0)}
 )
+STREAMED = 1 << 16  # bytes of a weight from which on it goes past the front end
 TYPES = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16}
 
 
@@ -47,9 +46,6 @@ def _is_shared(graph: ir.Graph, value: ir.Value) -> bool:
 def outlined(model: ir.Model, weights: dict[str, ir.Value]) -> onnx.ModelProto:
     """`model` with an input in the place of each of `weights`."""
     proto = to_proto_without(model, weights.keys())
-    own = [p for p in proto.metadata_props if p.key != MARK]
-    del proto.metadata_props[:]
-    proto.metadata_props.extend(own)
     for name, value in weights.items():
         assert value.const_value is not None
         kind = int(value.const_value.dtype.value)

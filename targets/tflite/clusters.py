@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.declaration.rows import ANY_PORT
 from tapeout.sdk import Activation, Call, Row, Storage, fused_activation, storage
 from tapeout.sdk import graph as g
 
@@ -45,7 +44,7 @@ def cluster(lower: Lowering, row: Row, call: Call) -> Cluster:
     if not any(rule.dtypes for rule in row.ports.values()):
         return Cluster(lower)
     for name, value in call.ports():
-        rule = row.ports.get(name) or row.ports.get(ANY_PORT)
+        rule = row.rule(name)
         if rule is None or not rule.dtypes:
             continue
         output = value.producer() is call.node

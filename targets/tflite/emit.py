@@ -8,8 +8,7 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.states import states
-from tapeout.sdk import Declaration, Refusal, Request, UnsupportedError
+from tapeout.sdk import Declaration, Refusal, Request, UnsupportedError, states
 from tapeout.targets.tflite import sparse, writer
 from tapeout.targets.tflite.builder import Builder
 from tapeout.targets.tflite.clusters import Cluster, cluster

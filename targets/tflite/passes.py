@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from tapeout.compiler.narrowing import OPTION, patterns
-from tapeout.compiler.schemes import FLOAT16, FLOAT32
-from tapeout.compiler.states import OPTION as STATE
-from tapeout.compiler.states import CheckStates
 from tapeout.passes.decompose import ELU_OF_ONE
 from tapeout.passes.decompose.recurrent import Recurrent
 from tapeout.passes.decompose.unrolling import Unroll
@@ -14,16 +10,22 @@ from tapeout.passes.quantization.arriving import ARRIVING
 from tapeout.passes.quantization.half_storage import HalfStorage
 from tapeout.sdk import (
     CANONICALIZE,
+    FLOAT16,
+    FLOAT32,
     FUSION,
+    STATE,
     STATIC,
     WEIGHTS,
+    WIDE,
     ChannelsLast,
+    CheckStates,
     Decompose,
     Pass,
     Recipe,
     Request,
     Scheme,
     UsageError,
+    patterns,
 )
 from tapeout.targets.tflite import sparse
 from tapeout.targets.tflite.legalize.depth import OverDepth
@@ -47,7 +49,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
     integers = (ARRIVING, with_integers(request.device), *PLAIN[1:])
     plain = PLAIN if request.scheme in FLOAT else integers
-    wide = patterns(request.options.get(OPTION, ""))
+    wide = patterns(request.options.get(WIDE, ""))
     rules, half = request.recipe or Recipe(), request.scheme == FLOAT16
     storage: tuple[Pass, ...] = ()
     if half or rules.states((FLOAT16,)):
@@ -92,7 +94,7 @@ def calibration(request: Request) -> tuple[Pass, ...]:
     """The measurement of the float graph, where there is data."""
     if request.calibration is None or static(request) is None:
         return ()
-    from tapeout.compiler.calibration.step import Calibrate
+    from tapeout.sdk import Calibrate
 
     return (Calibrate(request.calibration),)
 

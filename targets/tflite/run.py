@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.compiler.memory import LARGE
 from tapeout.sdk import InternalError, InvalidModelError, Port, Request, TapeoutError, UsageError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 RESOLVERS = {"XNNPACK": "AUTO", "builtin kernels": "BUILTIN_WITHOUT_DEFAULT_DELEGATES"}
+LARGE = 1 << 30  # bytes of a file of which there is no second copy in memory
 RESET = "reset"  # the signature that sets the states of a file to zero
 CHOICES = {"both": tuple(RESOLVERS), "xnnpack": ("XNNPACK",), "builtin": ("builtin kernels",)}
 

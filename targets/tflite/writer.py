@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as s
 
-from tapeout.compiler.ir.external import release
+from tapeout.sdk import release
 
 ALIGNMENT = 16
 RELEASE = 1 << 26  # after so many bytes the mapped files that weights came from leave memory

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tapeout.compiler.artifact import file_errors
-from tapeout.sdk import InvalidModelError
+from tapeout.sdk import InvalidModelError, file_errors
 from tapeout.targets.nvidia.plan import tables as t
 from tapeout.targets.nvidia.plan.check import check
 from tapeout.targets.nvidia.plan.expressions import Code

@@ -9,8 +9,7 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.compiler.ir.save import save
-from tapeout.sdk import DOMAIN, Declaration, ResourceError, lowered
+from tapeout.sdk import DOMAIN, Declaration, ResourceError, lowered, save
 
 CHUNK = 1 << 20
 

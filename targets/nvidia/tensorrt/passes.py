@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tapeout.compiler.narrowing import OPTION as WIDE
-from tapeout.compiler.narrowing import patterns
 from tapeout.passes.quantization.arriving import ARRIVING
-from tapeout.sdk import CANONICALIZE, FUSION, STATIC, Decompose, Pass, Recipe, Request
+from tapeout.sdk import CANONICALIZE, FUSION, STATIC, WIDE, Decompose, Pass, Recipe, Request, patterns
 from tapeout.targets.nvidia.options import CheckOptions
 from tapeout.targets.nvidia.precision import HALF, WIDE_SUMS, ComputeInHalf
 from tapeout.targets.nvidia.sizes import OPTION as SIZE
@@ -56,7 +54,7 @@ def measured(request: Request) -> tuple[Pass, ...]:
     """The measurement of the float graph, for a scheme with ranges."""
     if request.calibration is None or request.scheme not in STATIC:
         return ()
-    from tapeout.compiler.calibration.step import Calibrate
+    from tapeout.sdk import Calibrate
 
     return (Calibrate(request.calibration),)
 

@@ -15,9 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from tapeout.compiler.ir.load import load
-from tapeout.compiler.reference import Reference
 from tapeout.passes.decompose.precision import FLOAT_OPS, Widen
-from tapeout.sdk import InvalidModelError, Request, Rewrite, UsageError
+from tapeout.sdk import InvalidModelError, Reference, Request, Rewrite, UsageError
 from tapeout.sdk import graph as g
 from tapeout.targets.nvidia.precision import HALF_OPS
 
