@@ -65,6 +65,17 @@ class Layer(NamedTuple):
         flat = weight.reshape(self.shape[::-1]).T if self.transposed else weight.reshape(self.shape)
         return np.ascontiguousarray(flat).astype(tensor.dtype.numpy())
 
+    def constants(self, weight: Array, means: Array) -> dict[str, Array]:
+        """By name the weight as `weight` [G, O/G, K] would be stored, and a bias that keeps the outputs' means where
+        those of the inputs are `means` [G, K]."""
+        values = {self.stored.name or "": self.packed(weight)}
+        bias = self.bias
+        if bias is not None and bias.const_value is not None:
+            held = bias.const_value.numpy()
+            shift = np.einsum("gok,gk->go", self.weight() - weight, means).reshape(-1)
+            values[bias.name or ""] = (held + shift).astype(held.dtype)
+        return values
+
     @property
     def bias(self) -> ir.Value | None:
         """The constant [O] that is added to the product and that nothing else reads: an input of the node, or of

@@ -44,7 +44,7 @@ def shared(
         groups = [group(w, read[:, k]) for k, w in enumerate(found.weight())]
         step = max(1, found.outputs // OUTPUTS)
         lost = np.log([max(pruned(groups, r, step)[1], 1e-30) for r in measured])
-        reached = trial.lost(constants(found, pruned(groups, ratio)[0], read))
+        reached = trial.lost(found.constants(pruned(groups, ratio)[0], read.mean(0)))
         reached /= np.exp(np.interp(ratio, measured, lost))
         cost = np.exp(np.interp(fine, measured, lost)) * reached
         curves[found.name] = [(0.0, 0.0), *zip(fine * found.size, cost, strict=True)]
@@ -77,17 +77,6 @@ def pruned(groups: Sequence[Group], ratio: float, step: int = 1) -> tuple[Array,
         lost += float(np.sum((change @ moments) * change))
         whole += float(np.sum((weight @ moments) * weight))
     return np.stack(found), lost / max(whole, 1e-30)
-
-
-def constants(found: Layer, weight: Array, read: Array) -> dict[str, Array]:
-    """The constants of a layer, by name, with `weight` [G, O/G, K] and a bias that keeps the outputs' means on rows
-    `read` [R, G, K]."""
-    values = {found.stored.name or "": found.packed(weight)}
-    if (bias := found.bias) is not None and bias.const_value is not None:
-        held = bias.const_value.numpy()
-        shift = np.einsum("gok,gk->go", found.weight() - weight, read.mean(0)).reshape(-1)
-        values[bias.name or ""] = (held + shift).astype(held.dtype)
-    return values
 
 
 def spent(curves: Mapping[str, Points], wanted: float) -> dict[str, float]:

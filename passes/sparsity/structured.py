@@ -1,9 +1,6 @@
 """Channels, neurons and heads are removed for real, and what reads them is fitted anew on calibration data.
 
-What a channel is worth is what the outputs of its readers lose at least when it goes, with the other inputs making
-good what they can (Optimal Brain Surgeon by blocks: sum of W_c inverse(inverse(H)_cc) W_c'), as a share of what
-they put out, by how much of that reaches the model's outputs. Those that are worth least for the operations they
-cost go first.
+Those that are worth least (`importance`) for the operations they cost go first.
 """
 
 from __future__ import annotations
@@ -25,6 +22,7 @@ from tapeout.passes.sparsity.atoms import Ties
 from tapeout.passes.sparsity.channels import analyse
 from tapeout.passes.sparsity.cut import cut
 from tapeout.passes.sparsity.gains import gains
+from tapeout.passes.sparsity.importance import MEASURES, RECONSTRUCTION, Reader, reconstruction
 from tapeout.passes.sparsity.layers import Layer, layers
 from tapeout.passes.sparsity.prune import SAMPLES, Sequential
 from tapeout.passes.sparsity.rows import Rows, moments_of
@@ -64,27 +62,55 @@ class Cost:
 class PruneChannels:
     """Removes the share `ratio` of the operations; with None, only channels that are constant. The layers named in
     `kept` keep all that they read and make. Beyond constant ones, channels go so that a layer is left a multiple of
-    `multiple`: kernels work on so many at a time, and a part of them takes as long as all."""
+    `multiple`: kernels work on so many at a time, and a part of them takes as long as all.
+
+    `importance` names what a channel is worth (`importance.py`). In `rounds` > 1 a part goes at a time, and what is
+    left is fitted and measured anew before the next."""
 
     ratio: float | None
     calibration: Calibration
     kept: Collection[str] = ()
     multiple: int = 1
+    importance: str = RECONSTRUCTION
+    rounds: int = 1
     name: str = "prune channels"
 
     def __call__(self, model: ir.Model) -> Changes:
+        if self.importance not in (RECONSTRUCTION, *MEASURES):
+            raise UsageError(
+                f"unknown importance '{self.importance}'",
+                hint=f"valid: {', '.join((RECONSTRUCTION, *MEASURES))}",
+            )
         feeds = spread(list(self.calibration.feeds()), SAMPLES)
+        if self.ratio is None:
+            return self._once(model, feeds, None)
+        whole = work(model)
+        changes = Changes(0)
+        for number in range(1, self.rounds + 1):
+            share = 1 - whole * (1 - self.ratio * number / self.rounds) / work(model)
+            if share > 0:
+                done = self._once(model, feeds, share)
+                changes = Changes(changes.count + done.count, done.declined)
+        return changes
+
+    def _once(self, model: ir.Model, feeds: Sequence[Mapping[str, Array]], ratio: float | None) -> Changes:
+        """Remove the share `ratio` of the operations that are left."""
         ties = analyse(model.graph)
         for found in (f for f in layers(model.graph) if f.name in self.kept):
             ties.keep(found.stored, f"'{found.name}' keeps its channels: a rule says so")
         costs = [c for c in (cost_of(ties, found) for found in layers(model.graph)) if c is not None]
-        removed = Choice(model, ties, costs, feeds, self.multiple).choose(self.ratio)
+        removed = Choice(model, ties, costs, feeds, self.multiple, self.importance).choose(ratio)
         reasons = tuple(Declined(self.name, "", r) for r in dict.fromkeys(ties.reasons.values()))
         if not removed:
             return Changes(0, reasons)
         repair(model, costs, removed, feeds)
         cut(model, ties, removed)
         return Changes(len(removed), reasons)
+
+
+def work(model: ir.Model) -> float:
+    """Operations of all layers, for one sample."""
+    return float(sum(operations(f.node, assume=1) or 0 for f in layers(model.graph)))
 
 
 def cost_of(ties: Ties, found: Layer) -> Cost | None:
@@ -117,6 +143,7 @@ class Choice:
     costs: Sequence[Cost]
     feeds: Sequence[Mapping[str, Array]]
     multiple: int = 1
+    importance: str = RECONSTRUCTION
 
     def choose(self, ratio: float | None) -> set[int]:
         """Roots of the channels that go. Raises UsageError where so much cannot go."""
@@ -125,18 +152,24 @@ class Choice:
         if not free:
             why = "; ".join(list(dict.fromkeys(self.ties.reasons.values()))[:6])
             raise UsageError("no channel of the model can be removed" + (f": {why}" if why else ""))
-        self.readers = self._moments()
-        worth = self._worth(free, set())
-        removed = {r for r in self._spared(worth, set()) if worth[r] < CONSTANT}
+        self._places = self._found()
+        self.readers = self._reading()
+        constant = reconstruction(self.readers, free, ())
+        removed = {r for r in self._spared(constant, set()) if constant[r] < CONSTANT}
         if ratio is None:
             return removed
         total = sum(c.operations(set()) for c in self.costs)
         goal = total * (1 - ratio)
         number, now = 0, sum(c.operations(removed) for c in self.costs)
+        measure = MEASURES.get(self.importance)
+        measured = None if measure is None else measure(self.model, self.readers, free, self.feeds)
         while now > goal:
             number += 1
             step = now - (now - goal) * min(number / ROUNDS, 1)
-            worth = self._worth(free - removed, removed)
+            left = free - removed
+            worth = (
+                {r: measured[r] for r in left} if measured else reconstruction(self.readers, left, removed)
+            )
             saved = self._saved(removed)
             # A channel that saves nothing where it is read and made stays.
             useful = {r: worth[r] / saved[r] for r in worth if saved.get(r, 0) > 0}
@@ -195,51 +228,32 @@ class Choice:
             for roots in self._places.get(root, ())
         )
 
-    def _moments(self) -> list[tuple[Cost, Array, float]]:
-        """Each layer with its groups' second moments, and the power of its output."""
-        self._places: dict[int, list[set[int]]] = {}
+    def _found(self) -> dict[int, list[set[int]]]:
+        """For each channel all that the layers which hold it read, and all that they make."""
+        found: dict[int, list[set[int]]] = {}
         for cost in self.costs:
             for roots in (set(cost.inputs.tolist()), set(cost.outputs.tolist())):
                 for root in roots:
-                    self._places.setdefault(root, []).append(roots)
+                    found.setdefault(root, []).append(roots)
+        return found
+
+    def _reading(self) -> list[Reader]:
+        """The layers that read channels, and what the data say of them."""
         walk, rows = Walk(self.model, self.feeds), Rows(self.model, self.feeds)
         found = []
         reach = gains(self.model, [c.layer for c in self.costs], self.feeds)
         for cost in self.costs:
-            if cost.layer.groups > 1 or (cost.inputs < 0).all():
+            layer = cost.layer
+            if layer.groups > 1 or (cost.inputs < 0).all():
                 continue
-            walk.until(cost.layer.node)
-            x = rows.inputs(cost.layer, walk)[:, 0]
-            if cost.layer.bias is not None:
-                x = x - x.mean(0)
-            moments = moments_of(x)
-            weight = cost.layer.weight()[0]
+            walk.until(layer.node)
+            x = rows.inputs(layer, walk)[:, 0]
+            means = x.mean(0)
+            moments = moments_of(x - means if layer.bias is not None else x)
+            weight = layer.weight()[0]
             power = float(np.sum((weight @ moments) * weight))
-            found.append((cost, moments, power / max(reach[cost.layer.name], 1e-12)))
+            found.append(Reader(layer, cost.inputs, moments, means, power, reach[layer.name]))
         return found
-
-    def _worth(self, free: set[int], removed: set[int]) -> dict[int, float]:
-        """What each free channel is worth to all who read it, once `removed` are gone."""
-        result = dict.fromkeys(free, 0.0)
-        for cost, moments, power in self.readers:
-            weight = cost.layer.weight()[0]
-            each = weight.shape[1] // len(cost.inputs)
-            columns = np.repeat(cost.inputs, each)
-            kept = ~np.isin(columns, list(removed))
-            columns = columns[kept]
-            held = damped(moments)
-            inner = held[np.ix_(kept, kept)]
-            # The weight that is left, fitted to what the whole one put out.
-            fitted = np.linalg.solve(inner, held[kept] @ weight.T).T
-            inverse = np.linalg.inv(inner)
-            order = np.argsort(columns, kind="stable")
-            roots, starts = np.unique(columns[order], return_index=True)
-            for root, index in zip(roots.tolist(), np.split(order, starts[1:]), strict=True):
-                if root in result:
-                    block = fitted[:, index]
-                    lost = np.sum((block @ np.linalg.inv(inverse[np.ix_(index, index)])) * block)
-                    result[root] += float(lost) / max(power, 1e-30)
-        return result
 
     def _saved(self, removed: set[int]) -> dict[int, float]:
         """Operations that the going of each channel saves, with `removed` gone."""
