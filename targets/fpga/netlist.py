@@ -107,6 +107,12 @@ class Netlist:
             for made in instance.outputs.values():
                 yield from made
 
+    @property
+    def patience(self) -> int:
+        """Cycles within which a circuit that nobody stalls moves a beat at its borders: those of all its streams,
+        as if one waited for another."""
+        return 1000 + 2 * sum(x.beats for x in self.streams())
+
     def name(self, source: str) -> str:
         """An identifier for a name of the graph, the same for the same name."""
         if source not in self.names:

