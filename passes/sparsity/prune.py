@@ -151,10 +151,11 @@ class Sequential:
     model: ir.Model
     feeds: Sequence[Mapping[str, Array]]
     still: Collection[str] = ()
+    dense: ir.Model | None = None  # where the model is no longer the dense one
 
     def run(self, chosen: Sequence[Layer], solve: Solve) -> None:
         """Give each of `chosen` the weights that `solve(layer, weight [O, K], moments [K, K])` makes of its own."""
-        dense = self.model.clone()
+        dense = self.dense or self.model.clone()
         theirs = {n.name: n for n in dense.graph}
         wanted, made = Walk(dense, self.feeds), Walk(self.model, self.feeds)
         rows = Rows(dense, self.feeds)

@@ -138,7 +138,4 @@ UNMOVED = (magnitude, wanda)
 
 def saliency(weight: Array, moments: Array) -> Array:
     """What it costs at least that a weight goes alone: w^2 / inverse(H)_kk [O, K]."""
-    upper = inverse_factor(damped(moments))
-    if upper is None:
-        return np.asarray(weight**2 * np.diag(moments))
-    return np.asarray(weight**2 / (upper**2).sum(0))
+    return np.asarray(weight**2 / np.diag(np.linalg.inv(damped(moments))))

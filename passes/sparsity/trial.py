@@ -39,11 +39,13 @@ class Trial:
     def lost(self, values: Mapping[str, Array]) -> float:
         """Share of the variance of each float output that is lost with `values` by name, summed over outputs."""
         found = [self._session.run(self._outputs, {**feed, **values}) for feed in self._feeds]
-        total = 0.0
-        for index in range(len(self._outputs)):
-            ours, clean = (
-                np.concatenate([s[index].ravel() for s in samples]).astype(np.float64)
-                for samples in (found, self._clean)
-            )
-            total += float(np.mean((ours - clean) ** 2) / max(float(np.var(clean)), 1e-30))
-        return total
+        return loss(found, self._clean)
+
+
+def loss(found: Sequence[Sequence[Array]], clean: Sequence[Sequence[Array]]) -> float:
+    """Share of the variance of each output that is lost, summed over outputs; samples of outputs, both."""
+    total = 0.0
+    for ours, wanted in zip(zip(*found, strict=True), zip(*clean, strict=True), strict=True):
+        a, b = (np.concatenate([s.ravel() for s in samples]).astype(np.float64) for samples in (ours, wanted))
+        total += float(np.mean((a - b) ** 2) / max(float(np.var(b)), 1e-30))
+    return total
