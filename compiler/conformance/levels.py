@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LEVELS = ("load", "nodes", "generated", "finished", "refused", "graphs", "models", "damaged")
 SHRUNK = 12  # kinds of failures that are shrunk and kept
 FINISHED_SHARE = 20  # one in so many cases goes through a vendor's compiler, which takes a second of each
+SINCE = 40  # cases for each row of an operator whose rows have changed
 TIMEOUT = 60.0
 PREFIXES = ("since-", "finished-")  # of names of cases that are made as another is
 
@@ -104,12 +105,11 @@ class Kit:
             self.report.notes.append(f"{len(without)} rows of which no case could be made: {names}")
         if self.choice.since is not None:
             earlier = Generator(self.choice.since, self.device, self.choice.seed)
-            for made in generated.inside(earlier, self.choice.count, self.choice.ops):
-                if isinstance(made, Made):
-                    case = self._remembered(made, earlier)
-                    yield replace(
-                        case, name=f"since-{case.name}", origin=f"{case.origin} of the earlier declaration"
-                    )
+            for made in taken_since(earlier, self.generator, self.choice.ops):
+                case = self._remembered(made, earlier)
+                yield replace(
+                    case, name=f"since-{case.name}", origin=f"{case.origin} of the earlier declaration"
+                )
 
     def _finished(self) -> Iterator[Case]:
         """Some generated cases and random graphs, through the vendor's compiler."""
@@ -214,6 +214,20 @@ class Kit:
 
         self.again[made.case.name] = again, origin.choices
         return made.case
+
+
+def taken_since(earlier: Generator, now: Generator, ops: Sequence[str] | None = None) -> Iterator[Made]:
+    """What an earlier declaration takes: many cases for each operator whose rows have changed, and none of others."""
+
+    def rows(generator: Generator, op: str) -> list[tuple[Row, tuple[object, ...]]]:
+        found = [row for _, row in generator.rows([op])]
+        return [(replace(r, file="", limits=()), tuple((x.name, x.bound) for x in r.limits)) for r in found]
+
+    changed = [op for op in earlier.declaration.rows if rows(earlier, op) != rows(now, op)]
+    for op in changed if ops is None else [op for op in changed if op in ops]:
+        for made in generated.inside(earlier, SINCE * len(rows(earlier, op)), [op]):
+            if isinstance(made, Made):
+                yield made
 
 
 def run_kit(source: Source, choice: Choice = Choice(), progress: Progress | None = None) -> Report:

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.sdk import Call, Quantity, axes, quantity
+from tapeout.sdk import Call, Quantity, axes, quantity, storage
 from tapeout.sdk import graph as g
 
 QUANTITIES: list[Quantity] = []
@@ -111,10 +111,23 @@ def _(call: Call) -> Any:
     return None if x is None or y is None else x == y
 
 
-@own("result.rank", "rank of the result")
+@own("map.rank", "least rank of what is computed")
 def _(call: Call) -> Any:
-    """The rank of the first output."""
-    return g.rank(call.output(0))
+    """The least rank of the first output and of inputs that are no constants."""
+    read = [v for _, v in call.ports() if v.producer() is not call.node]
+    ranks = [
+        g.rank(v) for v in (*read, call.output(0)) if v is not None and not g.is_constant(storage(v).value)
+    ]
+    return None if None in ranks else min(ranks, default=0)
+
+
+@own("batch.kept", "a free batch before and after")
+def _(call: Call) -> Any:
+    """True where a free first dimension of the input is one of the output too: Vela takes it for 1."""
+    x, y = g.dims(call.input(0)), g.dims(call.output(0))
+    if x is None or y is None:
+        return None
+    return not isinstance((*x, 1)[0], str) or isinstance((*y, 1)[0], str)
 
 
 @own("input.hw", "height and width")

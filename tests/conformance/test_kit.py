@@ -17,7 +17,7 @@ from tapeout.compiler.conformance.case import MATCH, REFUSED, Case, Outcome, dif
 from tapeout.compiler.conformance.draws import Draws, Wish, constraints
 from tapeout.compiler.conformance.functions import harvest
 from tapeout.compiler.conformance.generated import Generator, Made
-from tapeout.compiler.conformance.levels import Choice, run_kit
+from tapeout.compiler.conformance.levels import Choice, run_kit, taken_since
 from tapeout.compiler.conformance.report import Report
 from tapeout.compiler.conformance.running import run_case, unexplained
 from tapeout.compiler.declaration import Bound, Declaration
@@ -183,6 +183,20 @@ def test_what_an_earlier_declaration_takes_must_be_taken_still() -> None:
     float_only = [c for c in cases(g, 30, ["Abs"]) if c.inputs[next(iter(c.inputs))].dtype == np.int32]
     outcome, _ = run_case(float_only[0], now)
     assert outcome.status == "dropped" and outcome.fault
+
+
+def test_only_rows_that_have_changed_are_asked_again() -> None:
+    earlier = Generator(tiny_target.declaration("one"), "one")
+    assert list(taken_since(earlier, Generator(tiny_target.declaration("one"), "one"))) == []
+    limits = tuple(
+        dataclasses.replace(x, bound=Bound(max=1)) if x.name == "stride.max" else x
+        for x in tiny_target.declaration("one").rows["Conv"][0].limits
+    )
+    narrower = liar("Conv", limits=limits)
+    made = list(taken_since(earlier, Generator(narrower.declaration("one"), "one")))
+    assert {m.case.op for m in made} == {"Conv"} and len(made) >= 20
+    assert any(_run(m.case, narrower)[0].status == "dropped" for m in made)
+    assert list(taken_since(earlier, Generator(narrower.declaration("one"), "one"), ["Relu"])) == []
 
 
 def test_random_graphs_run_and_keep_their_state() -> None:

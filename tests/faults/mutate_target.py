@@ -27,6 +27,7 @@ from tapeout.compiler.conformance import generated, graphs
 from tapeout.compiler.conformance.case import Case
 from tapeout.compiler.conformance.functions import harvest
 from tapeout.compiler.conformance.generated import Generator, Made
+from tapeout.compiler.conformance.levels import taken_since
 from tapeout.compiler.conformance.running import in_integers, opened, request_of, run_case
 from tapeout.compiler.declaration import Declaration, Refusal
 from tapeout.compiler.errors import TapeoutError
@@ -143,13 +144,11 @@ def _judge_rows(site: Site, found: Corpus) -> Verdict:
                 outcome, _ = run_case(each.case, target)
                 if outcome.fault:
                     return Verdict(site, "caught", f"{outcome.status} {outcome.case}: {outcome.reason}"[:300])
-        for case in found.cases:
-            if case.op == op:
-                outcome, _ = run_case(case, target)
-                if outcome.fault:
-                    return Verdict(
-                        site, "caught", f"{outcome.status} since-{case.name}: {outcome.reason}"[:300]
-                    )
+        for since in taken_since(Generator(PLAIN(DEVICE), DEVICE), mutant, [op]):
+            outcome, _ = run_case(since.case, target)
+            if outcome.fault:
+                text = f"{outcome.status} since-{since.case.name}: {outcome.reason}"
+                return Verdict(site, "caught", text[:300])
         return _unseen(site, op, target, made)
     finally:
         tflite.declaration = PLAIN

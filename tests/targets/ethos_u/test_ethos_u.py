@@ -54,7 +54,7 @@ agraph (float[1,3,8,8] x) => (float[1,4] y)
     ("shape", "operator", "words"),
     [
         ("[4]", "Clip (r, low, high)", ("a kernel that fuses it", "right behind a convolution")),
-        ("", "Sigmoid (r)", ("rank of the result 0, at least 1", "give it a dimension of 1")),
+        ("", "Sigmoid (r)", ("least rank of what is computed 0, at least 1", "give it a dimension of 1")),
     ],
     ids=["computed in real numbers by TFLite", "a scalar"],
 )
