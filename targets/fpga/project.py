@@ -96,7 +96,7 @@ SYNTHESIS = {
 def emit(graph: Graph, device: Device) -> dict[str, bytes]:
     """The files by their path: testbench.v, simulate.sh, vectors/*, synthesis/*. Pure."""
     made = {
-        "testbench.v": "".join(f"{line}\n" for line in _testbench(graph)).encode(),
+        "testbench.v": testbench(graph),
         "simulate.sh": SIMULATE.format(samples=SAMPLES).encode(),
         "synthesis/yosys.ys": YOSYS.format(command=SYNTHESIS[device.family]).encode(),
     }
@@ -132,8 +132,12 @@ def _vectors(graph: Graph) -> dict[str, bytes]:
     return files
 
 
-def _testbench(graph: Graph) -> Iterator[str]:
+def testbench(graph: Graph) -> bytes:
     """A module that feeds the vectors as fast as they are taken and compares what comes out."""
+    return "".join(f"{line}\n" for line in _testbench(graph)).encode()
+
+
+def _testbench(graph: Graph) -> Iterator[str]:
     sources, sinks = port_names(graph)
     tensors = graph.tensors
     yield "// Feeds vectors/s_axis*.hex, writes m_axis*.out and compares it with vectors/m_axis*.hex."

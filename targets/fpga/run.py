@@ -16,6 +16,7 @@ from tapeout.sdk import InternalError, InvalidModelError, Request, UsageError, f
 from tapeout.targets.fpga import serial
 from tapeout.targets.fpga.csim import CSimulation
 from tapeout.targets.fpga.dialect import Array, Graph, Port
+from tapeout.targets.fpga.icarus import IcarusSimulation
 from tapeout.targets.fpga.integer import run, stream, unstream
 from tapeout.targets.fpga.simulate import INSTALL, Simulation
 
@@ -30,7 +31,11 @@ def runners(artifact: Path, request: Request) -> Sequence[Circuit]:
     """`artifact`'s Verilog in a simulator and its C++ as a program; without those whose tools are not installed,
     which a warning names."""
     graph, made = load(artifact), []
-    for tools, part, open_ in ((("verilator", "g++"), "the Verilog", _verilog), (("g++",), "the C++", _cpp)):
+    fast = shutil.which("verilator") is not None or shutil.which("iverilog") is None
+    verilog: tuple[tuple[str, ...], Open] = (
+        (("verilator", "g++"), _verilator) if fast else (("iverilog", "vvp"), _icarus)
+    )
+    for (tools, open_), part in ((verilog, "the Verilog"), ((("g++",), _cpp), "the C++")):
         missing = [t for t in tools if shutil.which(t) is None]
         if missing:
             advice = "; ".join(f"{t} is not installed ({INSTALL[t]})" for t in missing)
@@ -40,8 +45,13 @@ def runners(artifact: Path, request: Request) -> Sequence[Circuit]:
     return made
 
 
-def _verilog(graph: Graph, files: Mapping[str, bytes], folder: Path) -> tuple[str, Run]:
+def _verilator(graph: Graph, files: Mapping[str, bytes], folder: Path) -> tuple[str, Run]:
     simulation = Simulation(graph, files, folder)
+    return simulation.runtime, lambda inputs: simulation.run(inputs)[0]
+
+
+def _icarus(graph: Graph, files: Mapping[str, bytes], folder: Path) -> tuple[str, Run]:
+    simulation = IcarusSimulation(graph, files, folder)
     return simulation.runtime, lambda inputs: simulation.run(inputs)[0]
 
 

