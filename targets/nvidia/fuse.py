@@ -11,14 +11,17 @@ from collections.abc import Mapping, Sequence
 
 from tapeout.targets.nvidia.lower.builder import strides
 from tapeout.targets.nvidia.plan import expressions as e
-from tapeout.targets.nvidia.plan.expressions import Code
-from tapeout.targets.nvidia.plan.parts import Argument, ArgumentKind, Kind, Launch, Tensor, Value
+from tapeout.targets.nvidia.plan.check import most_bytes
+from tapeout.targets.nvidia.plan.expressions import Code, Range
+from tapeout.targets.nvidia.plan.parts import DTYPES, Argument, ArgumentKind, Kind, Launch, Tensor, Value
 from tapeout.targets.nvidia.programs import Program, is_operand, renamed
 
 EPILOGUES = {"gemm": 10, "conv": 7, "depthwise": 7}  # and how many numbers stand before those of operands
 # Operands and words of one program: beyond, registers spill and nothing is won.
 OPERANDS, WORDS = 8, 96
 ZERO, ONE = e.number(0), e.number(1)
+# Elements that 32 bits count, with room for the last tiles to reach beyond.
+SHORT = (1 << 31) - (1 << 20)
 
 
 def fused(
@@ -91,7 +94,23 @@ def _readers(tensors: Sequence[Tensor], steps: Sequence[_Step]) -> dict[int, lis
 
 def numbers(launch: Launch) -> list[Code]:
     """The numbers among the arguments of a launch."""
-    return [a.code for a in launch.arguments if a.kind == ArgumentKind.INT64]
+    return [a.code for a in launch.arguments if a.kind in (ArgumentKind.INT32, ArgumentKind.INT64)]
+
+
+def short(launch: Launch, tensors: Sequence[Tensor], sizes: Sequence[Range]) -> Launch:
+    """`launch` with numbers of 32 bits where all elements of its tensors can be counted so: divisions are what
+    addresses cost, and they cost a tenth."""
+    most = [
+        most_bytes(tensors[i], sizes) // DTYPES[tensors[i].dtype][1] for i in (*launch.reads, *launch.writes)
+    ]
+    largest = [max(map(abs, e.bounds(code, sizes))) for code in numbers(launch)]
+    if max([*most, *largest], default=0) >= SHORT:
+        return launch
+    arguments = tuple(
+        dataclasses.replace(a, kind=ArgumentKind.INT32) if a.kind == ArgumentKind.INT64 else a
+        for a in launch.arguments
+    )
+    return dataclasses.replace(launch, arguments=arguments)
 
 
 def _whole(tensors: Sequence[Tensor], launch: Launch, index: int) -> bool:

@@ -17,10 +17,13 @@ from tapeout.targets.nvidia.options import CheckOptions
 from tapeout.targets.nvidia.precision import HALF, HALF_OPS, WIDE_OPS, ComputeInHalf
 from tapeout.targets.nvidia.sizes import OPTION as SIZE
 
+ALSO, CACHE = "also", "cache"
 # Options, and what each is for.
 KNOWN: Mapping[str, str] = {
     SIZE: "sizes of a free dimension, least, best and most: size.N=1:8:32",
     WIDE: "what float16 and bfloat16 leave in float32: names of source nodes, or patterns",
+    ALSO: "further architectures that the plan has kernels for: also=sm_80,sm_89",
+    CACHE: "a folder that keeps compiled kernels",
     "threads": "threads of the runner",
 }
 # What the channels-last layout makes calls of functions that rows take.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tapeout.sdk import InvalidModelError
 from tapeout.targets.nvidia.plan.expressions import LARGEST, Range, bounds, value
@@ -118,7 +118,7 @@ def ranges(profile: Profile) -> list[Range]:
     return [(least, most) for least, _, most in profile.sizes]
 
 
-def most_bytes(tensor: Tensor, sizes: list[Range]) -> int:
+def most_bytes(tensor: Tensor, sizes: Sequence[Range]) -> int:
     """The most bytes that a tensor may take while the symbols stay in these ranges."""
     shape = [bounds(code, sizes) for code in tensor.shape]
     if any(least < 0 for least, _ in shape):

@@ -24,7 +24,7 @@ HEADER = '<ir_version: 10, opset_import: ["" : 25]>\n'
 
 
 def legalized(text: str, **options: str) -> tuple[ir.Model, Request]:
-    model, request = from_text(HEADER + text), Request(device="sm_90", options=options)
+    model, request = from_text(HEADER + text), Request(device="cpu", options=options)
     pipeline.run(model, TARGET.passes(request))
     return model, request
 

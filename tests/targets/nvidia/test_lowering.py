@@ -223,5 +223,5 @@ def test_a_plan_is_written_and_read_alike(tmp_path: Path) -> None:
     "name", ["espcn_x3", "kws_gru", "kwt1", "minilm_l6", "mnist_lstm", "silero_vad", "yolox_nano"]
 )
 def test_real_models(tmp_path: Path, name: str) -> None:
-    made = tapeout.export(model_path(name), "nvidia", output=tmp_path / "x.plan")
-    assert made.report["verification"]["holds"] and made.report["proof"]["unproven"]
+    made = tapeout.export(model_path(name), "nvidia", device="cpu", output=tmp_path / "x.plan")
+    assert made.report["verification"]["holds"] and not made.report["proof"]["unproven"]
