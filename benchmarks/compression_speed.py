@@ -48,7 +48,7 @@ class Case:
 TOKENS = "--shape input_ids=1,32 --shape attention_mask=1,32"
 CASES = (
     Case("ic01-channels-30", "ic01_resnet8", "--prune channels=0.3,multiple=16"),
-    Case("ic01-channels-50", "ic01_resnet8", "--prune channels=0.5,multiple=16"),
+    Case("ic01-channels-40", "ic01_resnet8", "--prune channels=0.4,multiple=16"),
     Case("vww-constant", "vww01_mobilenetv1", "--prune constant-channels"),
     Case("vww-channels-60", "vww01_mobilenetv1", "--prune channels=0.6,multiple=16"),
     Case("vww-svd-30", "vww01_mobilenetv1", "--factorize svd=0.3,multiple=16"),

@@ -36,7 +36,7 @@ KINDS = ("prune", "factorize")
 # What a step or a rule may state of how much goes.
 AMOUNTS = ("ratio", "pattern")
 # Further options of a method.
-OPTIONS = ("multiple",)
+OPTIONS = ("multiple", "importance", "rounds")
 STATED = ("skip", "method", *AMOUNTS, "rank")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Build = Callable[[Step, ir.Model, "Calibration | None"], Pass]
 
-CHANNELS, CONSTANT = "channels", "constant-channels"
+CHANNELS, CONSTANT, BLOCKS = "channels", "constant-channels", "blocks"
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,14 @@ def methods(kind: str) -> dict[str, Method]:
 
         return {
             **{name: Method(_pattern, ("skip", "method", "amount"), _weights) for name in SOLVERS},
-            CHANNELS: Method(_share, ("skip",), _channels, {"multiple": _whole}),
+            CHANNELS: Method(
+                _share,
+                ("skip",),
+                _channels,
+                {"multiple": _whole, "importance": _importance, "rounds": _whole},
+            ),
             CONSTANT: Method(None, ("skip",), _channels),
+            BLOCKS: Method(_share, (), _blocks),
         }
     from tapeout.passes.factorization import METHODS
 
@@ -115,7 +121,7 @@ def _check_rule(step: Step, rule: StepRule, method: Method, known: dict[str, Met
             said = "ratio or pattern" if key == "amount" else key
             raise UsageError(
                 f"{where}: {step.kind} {step.method} takes no {said} for single layers",
-                hint=f"its rules state {', '.join(method.rules)}",
+                hint=f"its rules state {', '.join(method.rules)}" if method.rules else "it has no rules",
             )
     alike = [name for name, other in known.items() if other.rules == method.rules]
     if rule.method is not None and rule.method not in alike:
@@ -153,6 +159,15 @@ def _whole(text: str, where: str) -> object:
     return int(text)
 
 
+def _importance(text: str, where: str) -> object:
+    from tapeout.passes.sparsity.importance import MEASURES, RECONSTRUCTION
+
+    known = (RECONSTRUCTION, *MEASURES)
+    if text not in known:
+        raise UsageError(f"{where}: unknown importance '{text}'", hint=nearest(text, known))
+    return text
+
+
 def _weights(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
     from tapeout.passes.sparsity import Pattern, Prune, Way
     from tapeout.passes.sparsity.layers import layers
@@ -169,11 +184,20 @@ def _weights(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
 
 def _channels(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
     from tapeout.passes.sparsity import PruneChannels
+    from tapeout.passes.sparsity.importance import RECONSTRUCTION
     from tapeout.passes.sparsity.layers import layers
 
     kept = [layer.name for layer in layers(model.graph) if step.told(layer.node).skip]
     share = float(step.amount) if step.amount else None
-    return PruneChannels(share, _needed(data, step), kept, int(step.options.get("multiple", "1")))
+    multiple, rounds = (int(step.options.get(key, "1")) for key in ("multiple", "rounds"))
+    importance = step.options.get("importance", RECONSTRUCTION)
+    return PruneChannels(share, _needed(data, step), kept, multiple, importance, rounds)
+
+
+def _blocks(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
+    from tapeout.passes.sparsity.depth import DropBlocks
+
+    return DropBlocks(float(step.amount), _needed(data, step))
 
 
 def _factors(step: Step, model: ir.Model, data: Calibration | None) -> Pass:

@@ -88,6 +88,8 @@ def test_a_float_artifact_of_a_pruned_model_is_verified_and_the_same_each_time(m
         (["--prune", "sparsegpt=0.5,multiple=8"], True, "has no option 'multiple'"),
         (["--prune", "channels=0.5,multipel=8"], True, "did you mean 'multiple'?"),
         (["--prune", "channels=0.5,multiple=x"], True, "expected a whole number"),
+        (["--prune", "channels=0.5,importance=tailor"], True, "did you mean 'taylor'?"),
+        (["--prune", "blocks=0.3"], True, "no Add joins a value with what is computed from it"),
         (["--prune", "magnitude=3:5"], True, "no multiple of 5"),
         (["--prune", "channels=1"], True, "no share between 0 and 1"),
         (["--prune", "channels=0.9999"], True, "can be removed, and 100% are asked for"),
@@ -324,6 +326,35 @@ def test_ranks_are_a_multiple(model: Path) -> None:
         made = compressed(prepared, asked([], ["svd=0.3,multiple=8"], None), data, model.parent)
     inner = [layer.outputs for layer in layers(made.prepared.model.graph)]
     assert len(inner) > 3 and all(count % 8 == 0 for count in inner[:-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("importance", ["magnitude", "activation", "sensitivity", "taylor"])
+def test_importance_of_choice_in_rounds(model: Path, importance: str) -> None:
+    step = f"channels=0.3,importance={importance},rounds=2"
+    assert export(model, "--prune", step) == 0
+    told = json.loads(model.with_name("net.tflite.report.json").read_text())["compression"]
+    assert told[1]["step"] == f"prune {step}"
+    assert told[1]["operations"] <= 0.7 * told[0]["operations"]
+
+
+@pytest.mark.slow
+def test_blocks_go_whole(tmp_path: Path) -> None:
+    made = network("""
+net (float[1,8,8,8] x) => (float[1,4] y) <float[8,8,3,3] w1, float[8,8,3,3] w2, float[4,8] w3, float[4] b3> {
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    s = Add(x, a)
+    b = Conv<pads=[1,1,1,1]>(s, w2)
+    t = Add(s, b)
+    p = GlobalAveragePool(t)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w3, b3)
+}""")
+    save(made, tmp_path / "net.onnx")
+    np.savez(tmp_path / "calib.npz", x=np.concatenate([f["x"] for f in samples(made, 16)]))
+    assert export(tmp_path / "net.onnx", "--prune", "blocks=0.4") == 0
+    told = json.loads((tmp_path / "net.tflite.report.json").read_text())["compression"]
+    assert told[1]["operations"] == pytest.approx(0.5 * told[0]["operations"], rel=0.01)
 
 
 @needs_assets
