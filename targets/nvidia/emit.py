@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from tapeout.compiler.ir.save import RELEASE
 from tapeout.sdk import Declaration, Request, UsageError, lowered, release
+from tapeout.targets.nvidia.collapse import collapsed
 from tapeout.targets.nvidia.fuse import fused, short
 from tapeout.targets.nvidia.lower import LOWERINGS
 from tapeout.targets.nvidia.lower.builder import Builder, dtype
@@ -18,9 +19,9 @@ from tapeout.targets.nvidia.memory import profile
 from tapeout.targets.nvidia.passes import ALSO, CACHE
 from tapeout.targets.nvidia.plan.parts import Plan, Weight, padded
 from tapeout.targets.nvidia.plan.write import write
+from tapeout.targets.nvidia.run import CPU
 from tapeout.targets.nvidia.sizes import sizes_of
 
-CPU = "cpu"
 KNOWN_ARCHITECTURES = ("sm_80", "sm_87", "sm_89", "sm_90")
 
 
@@ -62,7 +63,7 @@ def planned(model: ir.Model, request: Request, rows: Declaration) -> tuple[Plan,
         builder.finish(value)
     tensors, launches, kept = fused(builder.tensors, builder.launches)
     spans = [(least, most) for least, _, most in ranges.values()]
-    launches = [short(launch, tensors, spans) for launch in launches]
+    launches = [short(collapsed(launch), tensors, spans) for launch in launches]
     weights = [builder.weights[i] for i in kept]
     made = Plan(
         symbols=tuple(ranges),

@@ -1,4 +1,5 @@
-"""Runs a plan on the CPU executor: what is proven there is unproven on the GPU."""
+"""Runs a plan on the CPU executor, and on a GPU where one is here that it has kernels for; what is proven on the CPU
+alone is unproven on the GPU."""
 
 from __future__ import annotations
 
@@ -8,15 +9,51 @@ from typing import Any
 
 import numpy as np
 
-from tapeout.sdk import Request
+from tapeout.sdk import InvalidModelError, Request, Runner, VendorToolError
 from tapeout.targets.nvidia.executor import Arrays, Executor
 from tapeout.targets.nvidia.plan.parts import Kind
 from tapeout.targets.nvidia.plan.read import PlanFile
 
+CPU = "cpu"
 
-def runners(artifact: Path, request: Request) -> tuple[CpuPlan, ...]:
-    """The plan `artifact` on the CPU executor."""
-    return (CpuPlan(artifact),)
+
+def runners(artifact: Path, request: Request) -> Sequence[Runner]:
+    """The plan `artifact` on the CPU executor, and on the GPU that is here, if there is one that it is for."""
+    here: list[Runner] = [CpuPlan(artifact)]
+    return here if request.device == CPU else [*here, *on_gpu(artifact)]
+
+
+def on_gpu(artifact: Path) -> list[GpuPlan]:
+    """The plan on the first GPU of this machine; none where there is no driver, or a GPU of another generation."""
+    from tapeout.targets.nvidia.cuda import Engine, probe
+
+    try:
+        driver = probe()
+    except VendorToolError:
+        return []
+    file = PlanFile(artifact)
+    try:
+        return [GpuPlan(Engine(file, driver=driver, debug=True))]
+    except InvalidModelError:  # kernels for others
+        return []
+
+
+class GpuPlan:
+    """A plan on a GPU."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.device = f"sm_{engine.architecture}"
+        self.runtime = f"the plan's kernels on {self.device}"
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """The outputs for `inputs`, both keyed by the source's names."""
+        found: Arrays = self._engine.run(inputs)
+        return found
+
+    def tensors(self, inputs: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> Arrays:
+        """The outputs among `names`: inner tensors are overwritten as the run goes on."""
+        return {n: a for n, a in self.run(inputs).items() if n in names}
 
 
 class CpuPlan:

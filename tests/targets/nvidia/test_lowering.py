@@ -177,6 +177,18 @@ def test_lives_do_not_share_places() -> None:
                 assert profile.offsets[a] != profile.offsets[b]
 
 
+def test_axes_that_stand_together_are_one() -> None:
+    """A chain over a whole tensor counts its elements; a transpose of two axes keeps two, whatever stands around."""
+    whole = planned("agraph (float[2, 3, 4, 5] x) => (float[2, 3, 4, 5] y) { y = Exp(x) }")
+    assert whole.launches[0].attributes["rank"] == 1
+    turned = planned(
+        "agraph (float[2, 3, 4, 5] x) => (float[2, 4, 5, 3] y) { y = Transpose<perm = [0, 2, 3, 1]>(x) }"
+    )
+    assert turned.launches[0].attributes["rank"] == 3
+    row = planned("agraph (float[2, 3, 4] x, float[4] z) => (float[2, 3, 4] y) { y = Sub(z, x) }")
+    assert row.launches[0].attributes["rank"] == 2
+
+
 MOVES = {
     "Transpose<perm = [2, 0, 1]>(x)": "float[4, 2, 3] y",
     "Slice(x, starts, ends, axes, steps)": "float[2, 2, 2] y",
