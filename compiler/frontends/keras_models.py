@@ -13,7 +13,7 @@ from tapeout.compiler.artifact import file_errors
 from tapeout.compiler.errors import InvalidModelError, ResourceError, UnsupportedError
 from tapeout.compiler.frontends.imported import Imported, Run
 from tapeout.compiler.frontends.isolated import Isolated, about
-from tapeout.compiler.frontends.steps import keras_step
+from tapeout.compiler.frontends.steps import keras_config
 
 VARIABLE = "TAPEOUT_TENSORFLOW_PYTHON"
 CONFIG_BYTES = 64 << 20
@@ -61,7 +61,7 @@ def _check_archive(path: Path) -> None:
                 if members["config.json"].file_size > CONFIG_BYTES:
                     raise ResourceError(f"'{path}': its configuration has more than {CONFIG_BYTES:,} bytes")
                 for member in members.values():
-                    if member.file_size > keras_step.EXPANSION * max(member.compress_size, 512):
+                    if member.file_size > keras_config.EXPANSION * max(member.compress_size, 512):
                         raise ResourceError(
                             f"'{path}': '{member.filename}' claims {member.file_size:,} bytes"
                         )
@@ -79,7 +79,7 @@ def _check_archive(path: Path) -> None:
                 hint="save it again: model.save('model.keras')",
             ) from error
     try:
-        keras_step.check_config(config)
-    except keras_step.Refused as error:
+        keras_config.check_config(config)
+    except keras_config.Refused as error:
         kind = ResourceError if error.kind == "resource" else UnsupportedError
         raise kind(f"'{path}': {error.message}", hint=error.hint) from error

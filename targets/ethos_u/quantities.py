@@ -115,10 +115,9 @@ def _(call: Call) -> Any:
 def _(call: Call) -> Any:
     """The least rank of the first output and of inputs that are no constants."""
     read = [v for _, v in call.ports() if v.producer() is not call.node]
-    ranks = [
-        g.rank(v) for v in (*read, call.output(0)) if v is not None and not g.is_constant(storage(v).value)
-    ]
-    return None if None in ranks else min(ranks, default=0)
+    computed = [v for v in (*read, call.output(0)) if v is not None and not g.is_constant(storage(v).value)]
+    ranks = [rank for v in computed if (rank := g.rank(v)) is not None]
+    return min(ranks) if len(ranks) == len(computed) and ranks else None
 
 
 @own("batch.kept", "a free batch before and after")

@@ -14,7 +14,8 @@ import pytest
 
 import tapeout
 from tapeout.compiler.errors import TapeoutError, UnsupportedError
-from tapeout.compiler.frontends.steps.keras_step import Refused, _layer, check_config
+from tapeout.compiler.frontends.steps.keras_config import Refused, check_config
+from tapeout.compiler.frontends.steps.keras_step import _layer
 
 CONFIG: dict[str, Any] = {
     "module": "keras", "class_name": "Sequential", "registered_name": None,
