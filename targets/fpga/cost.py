@@ -1,8 +1,8 @@
 """What a node costs: cycles of an inference, multipliers, memories, lookup tables, as the Verilog library spends them.
 
 Cycles follow from the library's pipelines and are exact but for a few at the start of each row of windows.
-Multipliers and memories follow from widths and depths. Lookup tables are a fit to what yosys counts (the numbers
-below); they are estimates.
+Multipliers and memories follow from widths and depths. Lookup tables are a fit to what yosys 0.23 counts for single
+modules of xc7; they are estimates.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tapeout.targets.fpga.layout import Scaling, geometry
 
 # Shapes of a memory of 18 kbit: bits of a word, words.
 SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+BITS = 8  # of an element
 # Words up to which a memory without a mark lies in lookup tables.
 SHALLOW = 64
 
@@ -79,54 +80,55 @@ def products(node: d.Folded, x: d.Tensor) -> int:
 
 
 def cost(node: d.Node, x: d.Tensor, device: Device) -> Cost:
-    """What a node with its window, its memories and the FIFOs of its inputs takes."""
+    """What a node with its window, its memories, its width converters and the FIFOs of its inputs takes."""
     found = Cost(cycles(node, x))
     for s in node.inputs:
-        found += fifo(s.lanes * 8, s.depth)
+        found += fifo(s.lanes * BITS, s.depth)
     shape = None if isinstance(node, d.Engine) else geometry(node, x)
     if shape is not None:
-        lanes = node.inputs[0].lanes
-        found += Cost(bram=memory(lanes * 8, shape.beats), lut=WINDOW_LUT + lanes * 4)
+        plain = shape.width == 1  # pixels one after another: no rows to count
+        found += Cost(bram=memory(node.inputs[0].lanes * BITS, shape.beats), lut=145 if plain else 215)
     if isinstance(node, d.Folded):
         return found + _folded(node, x, device)
     if isinstance(node, d.Engine):
         return found + _engine(node, device)
     if isinstance(node, d.Add):
-        wide = max(m.bit_length() for m in node.multipliers)
-        each = sum(multipliers(8, m.bit_length() + 1, device) for m in node.multipliers)
-        return found + Cost(dsp=node.lanes * each, lut=node.lanes * (3 * node.accumulator + wide) + FIFO_LUT)
+        each = sum(multipliers(BITS, m.bit_length(), device) for m in node.multipliers)
+        return found + Cost(dsp=node.lanes * each, lut=node.lanes * 20 + fifo(node.lanes * BITS, 8).lut)
     if isinstance(node, d.Lookup):
         return found + Cost(lut=node.lanes * 32)
     return found + Cost(lut=node.lanes * 16)
 
 
-WINDOW_LUT, MAC_LUT, FIFO_LUT = 220, 30, 20
-
-
 def _folded(node: d.Folded, x: d.Tensor, device: Device) -> Cost:
     folds = node.output.channels // node.pe
     total = requantizers(node, device)
+    if node.pe != node.lanes:  # finished sums wait for the requantizers
+        total += Cost(lut=node.pe * node.accumulator)
     if isinstance(node, d.Conv | d.Dense):
-        used = -(-node.pe // device.packing) * node.simd
-        depth, width = folds * products(node, x) // node.simd, node.pe * node.simd * 8
+        packed = device.packing > 1 and node.pe > 1
+        used = -(-node.pe // 2) * node.simd if packed else node.pe * node.simd
+        depth, width = folds * products(node, x) // node.simd, node.pe * node.simd * BITS
+        # Two products in one come apart in logic, and are added there; single ones are added in the multipliers.
+        logic = node.pe * (30 * node.simd + 10) if packed else node.pe * (node.simd - 1) * 15
     elif isinstance(node, d.Depthwise):
-        used, depth, width = node.pe, folds * products(node, x), node.pe * 8
+        used, depth, width, logic = node.pe, folds * products(node, x), node.pe * BITS, 0
     else:
-        return total + Cost(lut=node.pe * node.accumulator * 2 + MAC_LUT)
-    adders = node.pe * (node.simd * 17 + node.accumulator)
-    return total + Cost(dsp=used, bram=memory(width, depth), lut=adders + MAC_LUT)
+        return total + Cost(lut=node.pe * node.accumulator * 2 + 20)
+    return total + Cost(dsp=used, bram=memory(width, depth), lut=logic + 20)
 
 
 def requantizers(node: d.Folded, device: Device) -> Cost:
     """The requantizers of a node: `lanes` of them, each with its part of a memory of bias, multiplier and offset."""
     form, scaling = node.requantize, Scaling(node.bias, node.requantize, node.accumulator)
     groups, bits = node.output.channels // node.lanes, sum(scaling.widths) * node.lanes
-    each = 0 if form.ties_to_even else multipliers(node.accumulator, scaling.widths[1] + 1, device)
+    each = 0 if form.ties_to_even else multipliers(node.accumulator, scaling.widths[1], device)
     stored = memory(bits, groups) if groups > SHALLOW else 0
+    logic = 0 if stored else bits * -(-groups // 64)
     entries = len(form.tables) * 256
-    tables = node.lanes * memory(node.accumulator, entries) if entries > SHALLOW else 0
-    logic = node.lanes * (node.accumulator + 2 * scaling.total_bits + 40)
-    return Cost(dsp=node.lanes * each, bram=stored + tables, lut=logic + FIFO_LUT)
+    tables = node.lanes * memory(node.accumulator, entries) if entries else 0
+    logic += node.lanes * 35 + fifo(node.lanes * BITS, 16).lut
+    return Cost(dsp=node.lanes * each, bram=stored + tables, lut=logic)
 
 
 def _engine(node: d.Engine, device: Device) -> Cost:
@@ -135,18 +137,18 @@ def _engine(node: d.Engine, device: Device) -> Cost:
     bits = max(sum(Scaling(n.bias, n.requantize, n.accumulator).widths) for n in node.layers)
     factor = max(int(n.requantize.multiplier.max()).bit_length() for n in node.layers)
     return Cost(
-        dsp=-(-node.macs // device.packing) + multipliers(widest, factor + 1, device),
-        bram=memory(node.macs * 8, depth) + memory(bits, sum(len(n.weights) for n in node.layers)),
+        dsp=-(-node.macs // device.packing) + multipliers(widest, factor, device),
+        bram=memory(node.macs * BITS, depth) + memory(bits, sum(len(n.weights) for n in node.layers)),
         lut=node.macs * (widest + 20) + 600,
     )
 
 
-def multipliers(left: int, right: int, device: Device) -> int:
-    """Hard multipliers of a product of signed numbers, the second split into parts that are not negative."""
-    if left <= device.narrow and right <= device.wide:
+def multipliers(value: int, factor: int, device: Device) -> int:
+    """Hard multipliers of a signed number of `value` bits by a positive one of `factor` bits: where it is wider than
+    the narrow side of a multiplier, which has a sign too, it is taken in parts (rtl/requantize.v)."""
+    if value <= device.narrow and factor < device.wide:
         return 1
-    parts = -(-(right - 1) // (device.narrow - 1))
-    return parts * -(-(left - 1) // (device.wide - 1))
+    return -(-factor // (device.narrow - 1)) * -(-(value - 1) // (device.wide - 1))
 
 
 def memory(width: int, depth: int) -> int:
@@ -155,7 +157,9 @@ def memory(width: int, depth: int) -> int:
 
 
 def fifo(width: int, depth: int) -> Cost:
-    """A FIFO in front of a reader."""
+    """A FIFO in front of a reader. Shallow ones lie in lookup tables, 6 bits by 32 words in four of them."""
+    if not depth:
+        return Cost()
     if depth > SHALLOW:
-        return Cost(bram=memory(width, depth), lut=FIFO_LUT)
-    return Cost(lut=FIFO_LUT + width * -(-depth // 32) if depth else 0)
+        return Cost(bram=memory(width, depth), lut=46)
+    return Cost(lut=(8 if depth <= 2 else 20) + 4 * -(-width // 6) * -(-depth // 32))

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from tapeout.sdk import Request, json_bytes
 from tapeout.targets.fpga import declaration, hls, project, report, serial, verilog
 from tapeout.targets.fpga import dialect as d
-from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import device
 from tapeout.targets.fpga.fold import fold
+from tapeout.targets.fpga.latency import with_latency
 from tapeout.targets.fpga.lower import lower
 
 
@@ -30,7 +30,7 @@ def contents(model: ir.Model, request: Request) -> dict[str, bytes]:
     """The files of the circuit's folder by their path in it; the same for the same model and request."""
     place = device(request.device)
     whole = lower(model, declaration(request.device), request.device)
-    graph = with_depths(fold(whole, place))
+    graph = with_latency(fold(whole, place))
     return {
         serial.FILE: serial.dump(graph),
         **told(graph, whole),

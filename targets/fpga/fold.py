@@ -15,6 +15,7 @@ from tapeout.sdk import BudgetError
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga import live
 from tapeout.targets.fpga.cost import Cost, cost, cycles, products
+from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import Device
 
 # The share of a device's lookup tables that placement and routing can use.
@@ -72,7 +73,18 @@ def fastest(graph: d.Graph, device: Device) -> d.Graph:
         middle = (low + high) // 2
         fits = _fits(_total(_cheapest(options, limits[middle])), device)
         low, high = (low, middle) if fits else (middle, high)
-    return joined(graph, [o.node for o in _cheapest(options, limits[high])], limits[high])
+    for limit in limits[high:]:  # FIFOs before sums are known only now
+        made = with_depths(joined(graph, [o.node for o in _cheapest(options, limit)], limit))
+        if _fits(total(made, device), device):
+            return made
+    raise _too_large(_cheapest(options, limits[-1]), device)
+
+
+def total(graph: d.Graph, device: Device) -> Cost:
+    """What all nodes of a folded circuit take."""
+    tensors = graph.tensors
+    costs = (cost(n, tensors[n.inputs[0].tensor], device) for n in graph.nodes)
+    return functools.reduce(Cost.__add__, costs, Cost())
 
 
 def _cheapest(options: list[list[Folding]], limit: int) -> list[Folding]:

@@ -29,6 +29,7 @@ def report(graph: d.Graph, before: d.Graph) -> dict[str, Any]:
         "device": graph.device,
         "predicted": {
             "interval_cycles": graph.interval,
+            "latency_cycles": graph.latency,
             "inferences_per_second": round(place.mhz * 1e6 / max(graph.interval, 1), 1),
             "assumed_mhz": place.mhz,
             **{kind: getattr(total, kind) for kind, _ in KINDS},
@@ -84,8 +85,8 @@ def text(said: dict[str, Any]) -> str:
     predicted, has, macs = said["predicted"], said["device_has"], said["multiply_accumulates"]
     lines = [
         f"{said['name']} on {said['device']}",
-        f"{predicted['interval_cycles']:,} cycles an inference: {predicted['inferences_per_second']:,} a second at an "
-        f"assumed {predicted['assumed_mhz']} MHz",
+        f"{predicted['interval_cycles']:,} cycles an inference, {predicted['latency_cycles']:,} through all layers; "
+        f"{predicted['inferences_per_second']:,} inferences a second at an assumed {predicted['assumed_mhz']} MHz",
         "; ".join(f"{predicted[kind]:,} of {has[kind]:,} {words}" for kind, words in KINDS) + " (predicted)",
     ]
     if macs["circuit"] != macs["model"]:

@@ -11,9 +11,10 @@ import pytest
 from tapeout.compiler.errors import BudgetError, InvalidModelError
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga import report, serial
-from tapeout.targets.fpga.cost import Cost, cost, memory, multipliers
+from tapeout.targets.fpga.cost import memory, multipliers
 from tapeout.targets.fpga.devices import device
-from tapeout.targets.fpga.fold import USABLE, fold
+from tapeout.targets.fpga.fold import USABLE, fold, total
+from tapeout.targets.fpga.latency import with_latency
 from tests.targets.fpga.networks import Network, circuit, codes
 
 DEVICES = ("xc7z020", "xc7a100t", "xcu250", "ecp5-85")
@@ -32,17 +33,11 @@ def residual() -> tuple[Network, d.Graph]:
     return net, circuit(net.model(y))
 
 
-def total(graph: d.Graph, name: str) -> Cost:
-    place = device(name)
-    costs = [cost(n, graph.tensors[n.inputs[0].tensor], place) for n in graph.nodes]
-    return functools.reduce(Cost.__add__, costs)
-
-
 @pytest.mark.parametrize("name", DEVICES)
 def test_it_fits_and_divides(name: str) -> None:
     _, whole = residual()
     graph, place = fold(replace(whole, device=name), device(name)), device(name)
-    taken = total(graph, name)
+    taken = total(graph, place)
     assert taken.dsp <= place.dsp and taken.bram <= place.bram and taken.lut <= USABLE * place.lut
     assert graph.interval == taken.cycles == max(n.interval for n in graph.nodes)
     for node in graph.nodes:
@@ -87,14 +82,20 @@ def test_what_does_not_fit_is_told_by_layer() -> None:
 def test_sizes_of_memories_and_products() -> None:
     assert memory(36, 512) == 1 and memory(37, 512) == 2 and memory(8, 2048) == 1 and memory(8, 2049) == 2
     place = device("xc7z020")
-    assert multipliers(8, 25, place) == 1 and multipliers(25, 18, place) == 1
-    assert multipliers(21, 28, place) == 2 and multipliers(26, 18, place) == 2
+    assert multipliers(8, 24, place) == 1 and multipliers(25, 17, place) == 1
+    assert multipliers(21, 28, place) == 2 and multipliers(26, 17, place) == 2
+
+
+def test_latency_is_more_than_the_interval_and_less_than_the_sum() -> None:
+    graph = with_latency(fold(residual()[1], device("xc7z020")))
+    assert graph.interval < graph.latency < sum(n.interval + n.latency for n in graph.nodes)
+    assert all(n.latency > 0 for n in graph.nodes)
 
 
 def test_the_report_adds_up() -> None:
     _, whole = residual()
     graph = fold(whole, device("xc7z020"))
-    said, taken = report.report(graph, whole), total(graph, "xc7z020")
+    said, taken = report.report(graph, whole), total(graph, device("xc7z020"))
     assert said["predicted"]["dsp"] == taken.dsp == sum(layer["dsp"] for layer in said["layers"])
     assert said["predicted"]["interval_cycles"] == graph.interval
     assert len(said["layers"]) == len(graph.nodes)
