@@ -1,9 +1,9 @@
-"""Layers become two thinner ones, or three, where that saves operations: ranks by what each costs the outputs."""
+"""Layers become two thinner ones, or three, where that saves operations: ranks by a budget of operations, or by what
+each layer or the model's outputs may lose."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ import onnx_ir as ir
 from tapeout.compiler.calibration import Calibration
 from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir import graph as g
-from tapeout.compiler.ir.origin import merged_origin, set_origin
 from tapeout.compiler.operations import operations
 from tapeout.compiler.rewriting import Changes, Declined
-from tapeout.passes.factorization.lowrank import factors, refit, spectrum, tucker
+from tapeout.passes.factorization.forms import FORMS, Form, Stage
+from tapeout.passes.factorization.stages import split
 from tapeout.passes.quantization.layers import spread
 from tapeout.passes.quantization.walk import Walk
 from tapeout.passes.sparsity.gains import gains
@@ -26,9 +26,14 @@ from tapeout.passes.sparsity.rows import Rows, moments_of
 
 Array = np.ndarray[Any, Any]
 
-METHODS = ("svd", "plain-svd", "tucker")
-# Ranks that are looked at, as shares of the full one.
-STEPS = 32
+METHODS = tuple(FORMS)
+BUDGET, ENERGY, SENSITIVITY = "budget", "energy", "sensitivity"
+CRITERIA = (BUDGET, ENERGY, SENSITIVITY)
+CIRCULANT = (
+    "a circulant block of b x b holds b numbers and still takes b * b multiplications: as an operator it is a "
+    "convolution over its input repeated, and the Fourier transforms that would make it 3 * b * log2(b) are no "
+    "operator that kernels for small b exist of"
+)
 
 
 class Option(NamedTuple):
@@ -36,7 +41,8 @@ class Option(NamedTuple):
 
     ranks: tuple[int, ...]
     operations: float
-    cost: float
+    cost: float  # share of the model's outputs
+    lost: float = 0.0  # share of the layer's
 
 
 class Way(NamedTuple):
@@ -54,6 +60,9 @@ class Factorize:
     `ways` says by layer name what holds for that layer instead, None that it stays whole; the ratio then holds
     over the layers whose ranks are not stated. Ranks are multiples of `multiple`: kernels work on so many channels at a
     time, and a part of them takes as long as all.
+
+    `by` says what `ratio` means: the "budget" of operations that go, the share of each layer's output that may be
+    lost ("energy"), or the share of the model's outputs that each layer may lose ("sensitivity").
     """
 
     method: str
@@ -61,12 +70,17 @@ class Factorize:
     calibration: Calibration | None = None
     ways: Mapping[str, Way | None] = field(default_factory=dict)
     multiple: int = 1
+    by: str = BUDGET
     name: str = "factorize"
 
     def __call__(self, model: ir.Model) -> Changes:
         for method in (self.method, *(w.method for w in self.ways.values() if w is not None)):
+            if method in ("circulant", "block-circulant"):
+                raise UsageError(f"'{method}' saves no operations on any target", hint=CIRCULANT)
             if method not in METHODS:
                 raise UsageError(f"unknown factorization '{method}'", hint=f"valid: {', '.join(METHODS)}")
+        if self.by not in CRITERIA:
+            raise UsageError(f"ranks by '{self.by}'", hint=f"valid: {', '.join(CRITERIA)}")
         if self.calibration is None:
             raise UsageError(
                 "ranks are chosen on calibration data, and there is none", hint="give --calibration DATA"
@@ -77,19 +91,39 @@ class Factorize:
         found = [f for f in every if f.groups == 1 and f.name not in whole]
         options, declined = self._options(model, found, feeds)
         declined += [Declined(self.name, name, "stays whole: a rule says so") for name in sorted(whole)]
-        free = [f for f in every if f.name not in whole and not self._way(f).ranks]
-        total = sum(float(operations(f.node, assume=1) or 0) for f in free)
-        chosen = choose(options, total * self.ratio)
-        if chosen is None:
-            most = sum(o[0].operations - min(x.operations for x in o) for o in options.values())
-            lines = "; ".join(f"'{d.node}' {d.reason}" for d in declined[:6])
-            raise UsageError(
-                f"factorization can remove at most {most / max(total, 1):.0%} of the operations, and "
-                f"{self.ratio:.0%} are asked for", hint=lines or None,
-            )  # fmt: skip
+        chosen = self._chosen(options, every, whole, declined)
         factored = [f for f in found if chosen[f.name].ranks]
         self._apply(model, factored, {n: o.ranks for n, o in chosen.items()}, feeds)
         return Changes(len(factored), tuple(declined))
+
+    def _chosen(
+        self,
+        options: Mapping[str, Sequence[Option]],
+        every: Sequence[Layer],
+        whole: Collection[str],
+        declined: Sequence[Declined],
+    ) -> Mapping[str, Option]:
+        """One option for each layer. Raises UsageError where the budget cannot be met, or nothing pays."""
+        if self.by != BUDGET:
+            chosen = {n: cheapest(o, self.ratio, self.by) for n, o in options.items()}
+            if any(o.ranks for o in chosen.values()):
+                return chosen
+            what = "its output" if self.by == ENERGY else "the model's outputs"
+            raise UsageError(
+                f"no layer takes fewer operations at a loss of {self.ratio:g} of {what}",
+                hint=_first(declined),
+            )
+        free = [f for f in every if f.name not in whole and not self._way(f).ranks]
+        total = sum(float(operations(f.node, assume=1) or 0) for f in free)
+        found = choose(options, total * self.ratio)
+        if found is None:
+            most = sum(o[0].operations - min(x.operations for x in o) for o in options.values())
+            raise UsageError(
+                f"factorization can remove at most {most / max(total, 1):.0%} of the operations, and "
+                f"{self.ratio:.0%} are asked for",
+                hint=_first(declined),
+            )
+        return found
 
     def _way(self, each: Layer) -> Way:
         return self.ways.get(each.name) or Way(self.method)
@@ -107,60 +141,50 @@ class Factorize:
             whole = float(operations(each.node, assume=1) or 0)
             x = rows.inputs(each, walk)[:, 0]
             moments = moments_of(x - x.mean(0) if each.bias is not None else x)
-            outputs, inputs = each.outputs, each.size // each.outputs
-            most = outputs * inputs / (outputs + inputs)
             ways = self._ways(each, moments, whole, reach[each.name])
             if self._way(each).ranks:  # stated: no choice, and nothing that counts as saved
                 if ways[0].operations >= whole:
                     raise UsageError(
                         f"'{each.name}' at rank {', '.join(map(str, ways[0].ranks))} would take "
                         f"{ways[0].operations:,.0f} operations, as it is {whole:,.0f}",
-                        hint=f"[{outputs}, {inputs}] pays below rank {most:.1f} only",
+                        hint=self._bound(each),
                     )
                 options[each.name] = ways
                 continue
             options[each.name] = [Option((), whole, 0.0), *(w for w in ways if w.operations < whole)]
             if len(options[each.name]) == 1:
-                declined.append(
-                    Declined(self.name, each.name, f"[{outputs}, {inputs}] pays below rank {most:.1f} only")
-                )
+                declined.append(Declined(self.name, each.name, self._bound(each)))
         return options, declined
 
     def _ways(self, each: Layer, moments: Array, whole: float, reach: float) -> list[Option]:
-        outputs, inputs = each.outputs, each.size // each.outputs
-        weight = each.weight()[0]
-        way = self._way(each)
-        if way.method != "tucker" or not _window(each):
-            lost = spectrum(weight, None if way.method == "plain-svd" else moments)
-            full = min(outputs, inputs)
-            ranks = sorted({self._rank(full * k // STEPS) for k in range(1, STEPS)} & {*range(full + 1)})
-            if way.ranks:
-                ranks = [min(way.ranks[0], full)]
-            return [
-                Option((r,), whole * r * (outputs + inputs) / (outputs * inputs), float(lost[r]) * reach)
-                for r in ranks
-            ]
-        channels = each.shape[1]
-        kernel = weight.reshape(outputs, channels, -1)
-        power = max(float(np.sum((weight @ moments) * weight)), 1e-300)
-        found = []
-        shares = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-        pairs = [(self._rank(round(outputs * x)), self._rank(round(channels * x))) for x in shares]
-        pairs = [(r, s) for r, s in pairs if r <= outputs and s <= channels]
+        """What the layer can be: at the stated ranks, or at multiples below the full ones that save operations."""
+        way, form = self._way(each), self._form(each)
+        most = form.most(each)
         if way.ranks:
-            pairs = [(min(way.ranks[0], outputs), min(way.ranks[-1], channels))]
-        for r, s in pairs:
-            _, core, b = tucker(kernel, r, s)
-            a = refit(weight, moments, core, b)
-            change = weight - np.einsum("or,rsp,si->oip", a, core, b).reshape(weight.shape)
-            error = float(np.sum((change @ moments) * change)) / power
-            taps = kernel.shape[2]
-            # The product over inputs runs at the input's positions, at least as many as the output's.
-            left = (channels * s * _positions(each) + r * s * taps + r * outputs) / (
-                outputs * channels * taps
-            )
-            found.append(Option((r, s), whole * left, error * reach))
-        return found
+            stated = (way.ranks * len(most))[: len(most)]
+            ranks = [tuple(min(r, m) for r, m in zip(stated, most, strict=True))]
+        else:
+            near = {tuple(map(self._rank, r)) for r in form.ranks(each)}
+            ranks = sorted(r for r in near if all(n <= m for n, m in zip(r, most, strict=True)))
+        paying = [r for r in ranks if way.ranks or form.share(each, r) < 1]
+        lost = form.lost(each, moments, paying)
+        return [
+            Option(r, whole * form.share(each, r), x * reach, x) for r, x in zip(paying, lost, strict=True)
+        ]
+
+    def _form(self, each: Layer) -> Form:
+        """How the layer is written: by SVD where its method is for kernels and it has none."""
+        form = FORMS[self._way(each).method]
+        return form if form.takes(each) else FORMS["svd"]
+
+    def _bound(self, each: Layer) -> str:
+        """From where on the layer would pay."""
+        form = self._form(each)
+        sizes = f"[{each.outputs}, {each.size // each.outputs}]"
+        if len(form.most(each)) == 1:
+            return f"{sizes} pays below rank {1 / form.share(each, (1,)):.1f} only"
+        least = min(form.ranks(each), key=lambda r: form.share(each, r))
+        return f"{sizes} takes {form.share(each, least):.2f} of the operations even at ranks {least}"
 
     def _rank(self, wanted: int) -> int:
         """The multiple next to a rank."""
@@ -171,34 +195,17 @@ class Factorize:
         feeds: Sequence[Mapping[str, Array]],
     ) -> None:  # fmt: skip
         """Put low-rank weights in place, layer by layer, then split the nodes."""
-        parts: dict[str, tuple[Array, ...]] = {}
+        stages: dict[str, list[Stage]] = {}
 
         def solve(found: Layer, weight: Array, moments: Array) -> Array:
-            size = ranks[found.name]
-            if len(size) == 1:
-                plain = self._way(found).method == "plain-svd"
-                a, b = factors(weight, None if plain else moments, size[0])
-                parts[found.name] = (a, b)
-                return np.asarray(a @ b)
-            _, core, b = tucker(weight.reshape(found.outputs, found.shape[1], -1), *size)
-            a = refit(weight, moments, core, b)
-            parts[found.name] = (a, core, b)
-            return np.asarray(np.einsum("or,rsp,si->oip", a, core, b).reshape(weight.shape))
+            joined, stages[found.name] = self._form(found).parts(found, weight, moments, ranks[found.name])
+            return joined
 
         still = {f.name for f in factored if self._way(f).method == "plain-svd"}
         Sequential(model, feeds, still).run(factored, solve)
         for found in factored:
-            split(model.graph, found, parts[found.name])
+            split(model.graph, found, stages[found.name])
         g.remove_dead(model.graph)
-
-
-def _window(found: Layer) -> bool:
-    return found.node.op_type == "Conv" and math.prod(found.shape[2:]) > 1
-
-
-def _positions(found: Layer) -> float:
-    """Input positions for each output position of a convolution."""
-    return float(math.prod(g.attribute(found.node, "strides", ()) or (1,)))
 
 
 def choose(options: Mapping[str, Sequence[Option]], saved: float) -> dict[str, Option] | None:
@@ -225,52 +232,12 @@ def choose(options: Mapping[str, Sequence[Option]], saved: float) -> dict[str, O
     return at(high)
 
 
-def split(graph: ir.Graph, found: Layer, parts: Sequence[Array]) -> None:
-    """Put `parts` (A [O, r], and B [r, K], or C [r, s, P] and B [s, I]) in place of the layer's node."""
-    node = found.node
-    x, made = node.inputs[0], node.outputs[0]
-    assert x is not None and found.stored.const_value is not None
-    dtype = found.stored.const_value.numpy().dtype
-    hint = (node.name or "layer").split("~")[0]
+def cheapest(options: Sequence[Option], bound: float, by: str) -> Option:
+    """The option of the fewest operations that loses at most `bound` of the layer's output, or of the model's."""
+    return min(
+        (o for o in options if (o.lost if by == ENERGY else o.cost) <= bound), key=lambda o: o.operations
+    )
 
-    def add(op: str, given: Sequence[ir.Value | None], attributes: Mapping[str, Any]) -> ir.Value:
-        fresh = ir.node(op, given, attributes, name=g.fresh(graph, hint))
-        value = fresh.outputs[0]
-        value.name, value.type = g.fresh(graph, hint), made.type
-        set_origin(fresh, merged_origin([node]))
-        graph.insert_before(node, fresh)
-        return value
 
-    def weight(array: Array) -> ir.Value:
-        stored = g.add_constant(graph, np.ascontiguousarray(array).astype(dtype), f"{hint}_factor")
-        if dtype == np.float16:
-            return add("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
-        return stored
-
-    bias = list(node.inputs[2:])
-    if node.op_type == "MatMul":
-        value = add("MatMul", [add("MatMul", [x, weight(parts[1].T)], {}), weight(parts[0].T)], {})
-    elif node.op_type == "Gemm":
-        inner = add(
-            "Gemm", [x, weight(parts[1])], {"transB": 1, "transA": int(g.attribute(node, "transA", 0))}
-        )
-        value = add(
-            "Gemm",
-            [inner, weight(parts[0]), *bias],
-            {"transB": 1, "beta": float(g.attribute(node, "beta", 1.0))},
-        )
-    else:
-        kernel = found.shape[2:]
-        ones = (1,) * len(kernel)
-        if len(parts) == 3:
-            x = add("Conv", [x, weight(parts[2].reshape(*parts[2].shape, *ones))], {})
-        core = parts[1].reshape(len(parts[1]), -1, *kernel)
-        kept = {
-            k: g.attribute(node, k)
-            for k in ("strides", "pads", "dilations", "auto_pad")
-            if k in node.attributes
-        }
-        inner = add("Conv", [x, weight(core)], kept)
-        value = add("Conv", [inner, weight(parts[0].reshape(*parts[0].shape, *ones)), *bias], {})
-    value.shape = made.shape
-    g.replace(graph, made, value)
+def _first(declined: Sequence[Declined]) -> str | None:
+    return "; ".join(f"'{d.node}' {d.reason}" for d in declined[:6]) or None
