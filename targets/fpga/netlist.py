@@ -204,7 +204,7 @@ def _folded(net: Netlist, node: Folded, x: list[Wires]) -> Wires:
     parameters = {
         "BITS": BITS, "WEIGHT_BITS": 0, "SUM_BITS": node.accumulator, "PE": node.pe, "SIMD": node.simd,
         "BEATS": taps.beats // sums.beats, "FOLDS": folds(node), "LANEWISE": int(shape.groupwise),
-        "PACK": int(net.packing > 1 and not shape.groupwise),
+        "PACK": int(net.packing > 1 and node.pe > 1 and not shape.groupwise),
     }  # fmt: skip
     if isinstance(node, Conv | Dense | Depthwise):
         net.memories[f"{name}_weights"] = Codes(weight_words(node))

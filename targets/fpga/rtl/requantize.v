@@ -20,7 +20,8 @@ module tapeout_requantize #(
     output [BITS*LANES-1:0] out_data
 );
     localparam IB = TABLES ? $clog2(TABLES + 1) : 0;
-    localparam PARTS = (MULTIPLIER_BITS + 16) / 17;
+    // A hard multiplier takes 18 by 25 signed bits: a multiplier's parts have 17 of them, or 24 beside a short sum.
+    localparam PART = SUM_BITS <= 18 ? 24 : 17, PARTS = (MULTIPLIER_BITS + PART - 1) / PART;
     localparam WB = BIAS_BITS + MULTIPLIER_BITS + OFFSET_BITS + IB;
     localparam STAGES = TABLES ? 8 : 6, SLOTS = 16, CB = 5;
 
@@ -58,7 +59,7 @@ module tapeout_requantize #(
             wire signed [SUM_BITS-1:0] sum1 = sums[SUM_BITS*l+:SUM_BITS];
             wire signed [BIAS_BITS-1:0] bias = fields[0+:BIAS_BITS];
             reg signed [SUM_BITS-1:0] sum2;
-            reg [PARTS*17-1:0] multiplier2;
+            reg [PARTS*PART-1:0] multiplier2;
             reg signed [OFFSET_BITS-1:0] offset2, offset3, offset4;
             wire signed [TOTAL_BITS-1:0] scaled3;
             reg signed [TOTAL_BITS-1:0] scaled4, total5;
@@ -79,21 +80,20 @@ module tapeout_requantize #(
                 always @(posedge clk) moved <= wide <<< multiplier2;
                 assign scaled3 = moved;
             end else begin : multiplier
-                // By parts of 17 bits, which a hard multiplier takes beside its sign.
-                reg signed [SUM_BITS+17:0] products[0:PARTS-1];
+                reg signed [SUM_BITS+PART:0] products[0:PARTS-1];
                 reg signed [TOTAL_BITS-1:0] added;
                 integer i;
                 always @(posedge clk)
                     for (i = 0; i < PARTS; i = i + 1)
-                        products[i] <= sum2 * $signed({1'b0, multiplier2[17*i+:17]});
+                        products[i] <= sum2 * $signed({1'b0, multiplier2[PART*i+:PART]});
                 always @* begin
                     added = 0;
-                    for (i = 0; i < PARTS; i = i + 1) added = added + (products[i] <<< (17 * i));
+                    for (i = 0; i < PARTS; i = i + 1) added = added + (products[i] <<< (PART * i));
                 end
                 assign scaled3 = added;
             end
             if (TABLES) begin : table_lookup
-                reg [SUM_BITS-1:0] entries[0:(TABLES<<BITS)-1];
+                (* ram_style = "block" *) reg [SUM_BITS-1:0] entries[0:(TABLES<<BITS)-1];
                 initial $readmemh(ENTRIES, entries);
                 reg [IB-1:0] number2, number3, number4, number5, number6, number7;
                 reg signed [SUM_BITS-1:0] sum3, sum4, sum5, sum6, sum7, entry7;

@@ -32,18 +32,22 @@ module tapeout_resize #(
         end else begin : narrower
             localparam PARTS = IN / OUT, CB = $clog2(PARTS + 1);
             reg [CB-1:0] parts;  // parts of `word` that have not left
+            reg low;  // at most one of them; a register, so that each bit of `word` is behind one small multiplexer
             reg [BITS*IN-1:0] word;
-            assign in_ready = parts == 0 || (parts == 1 && out_ready);
+            assign in_ready = low && (parts == 0 || out_ready);
             assign out_valid = parts != 0;
             assign out_data = word[BITS*OUT-1:0];
             wire write = in_valid && in_ready;
+            wire [CB-1:0] next = write ? PARTS : out_valid && out_ready ? parts - 1 : parts;
             always @(posedge clk)
-                if (write) word <= in_data;
-                else if (out_valid && out_ready) word <= word >> (BITS * OUT);
+                if (low ? in_ready : out_ready)
+                    word <= low ? in_data : {{BITS * OUT{1'b0}}, word[BITS*IN-1:BITS*OUT]};
             always @(posedge clk)
-                if (rst) parts <= 0;
-                else if (write) parts <= PARTS;
-                else if (out_valid && out_ready) parts <= parts - 1;
+                if (rst) begin
+                    parts <= 0; low <= 1;
+                end else begin
+                    parts <= next; low <= next <= 1;
+                end
         end
     endgenerate
 endmodule
