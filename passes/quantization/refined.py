@@ -234,10 +234,16 @@ def with_floats(quantize: Quantize, nodes: Iterable[str]) -> Quantize:
     return replace(quantize, overrides={**dict.fromkeys(sorted(nodes), FLOAT32), **quantize.overrides})
 
 
-def refined(quantize: Quantize, calibration: Calibration | None, choice: str, integers_only: bool) -> Pass:
+def refined(
+    quantize: Quantize,
+    calibration: Calibration | None,
+    choice: str,
+    integers_only: bool,
+    islands: Islands = Islands(),  # noqa: B008
+) -> Pass:
     """`quantize` as the option `refine` says: "auto" (unless the model is too large for it), "full" or "off".
 
-    `integers_only` allows no islands. Raises UsageError for an unknown choice.
+    `integers_only` allows no islands, else `islands` says how they are chosen. Raises UsageError for an unknown choice.
     """
     if choice not in CHOICES:
         raise UsageError(f"option '{OPTION}' is '{choice}'", hint=f"choose one of {', '.join(CHOICES)}")
@@ -248,8 +254,8 @@ def refined(quantize: Quantize, calibration: Calibration | None, choice: str, in
     def samples() -> list[Feed] | None:
         return list(data.feeds()) if data.has_samples else None
 
-    islands = None if integers_only else Islands()
-    return Refined(quantize, samples, islands, most=None if choice == "full" else MOST_WORK)
+    chosen = None if integers_only else islands
+    return Refined(quantize, samples, chosen, most=None if choice == "full" else MOST_WORK)
 
 
 def effort(model: ir.Model) -> float:

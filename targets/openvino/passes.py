@@ -18,6 +18,10 @@ from tapeout.sdk import WIDE as OPTION
 from tapeout.targets.openvino.legalize import MASKED_ROWS, WRAPPING, WriteOut
 from tapeout.targets.openvino.options import checks
 
+# The error of the outputs from which more products stay real, for sums, activations and pools beside them are real in
+# any case: 20 dB, where a detector's boxes lose more than a point.
+BROKEN = 0.01
+
 
 def passes(request: Request) -> tuple[Pass, ...]:
     """The passes for `request.scheme`, in order."""
@@ -53,6 +57,7 @@ def integers(request: Request) -> tuple[Pass, ...]:
     """What quantizes activations, for a static scheme."""
     if request.scheme not in STATIC:
         return ()
+    from tapeout.passes.quantization.islands import Islands
     from tapeout.passes.quantization.refined import OPTION as REFINE
     from tapeout.passes.quantization.refined import refined
     from tapeout.sdk import Quantize
@@ -67,7 +72,9 @@ def integers(request: Request) -> tuple[Pass, ...]:
         request.dtypes,
     )
     whole = bool(request.dtypes) or not recipe.islands
-    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
+    return (
+        refined(quantize, calibration, request.options.get(REFINE, "auto"), whole, Islands(broken=BROKEN)),
+    )
 
 
 def storage(request: Request) -> tuple[Pass, ...]:
