@@ -11,19 +11,21 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tapeout.sdk import UnsupportedError, VendorToolError
+from tapeout.targets.nvidia.kernels.cost import ORIGIN, microseconds
 from tapeout.targets.nvidia.kernels.cubin import facts
 from tapeout.targets.nvidia.kernels.source import Source
-from tapeout.targets.nvidia.kernels.templates import source
+from tapeout.targets.nvidia.kernels.templates import sources
 from tapeout.targets.nvidia.plan.check import ranges
 from tapeout.targets.nvidia.plan.expressions import bounds
-from tapeout.targets.nvidia.plan.parts import Kernel, Launch, Plan
+from tapeout.targets.nvidia.plan.parts import Kernel, Launch, Plan, Tactic
 
 VERSION = "3.9"
+Compiled = Callable[[Source, int], Kernel]
 LIMITS = ((1 << 31) - 1, 65535, 65535)  # programs of a grid along its axes
 
 
@@ -32,20 +34,39 @@ def with_kernels(plan: Plan, architectures: Sequence[int], cache: Path | None = 
     compiled. Raises UnsupportedError where a launch has no kernel, VendorToolError where Triton is missing or fails.
     """
     groups: dict[tuple[object, ...], int] = {}
-    sources: list[Source] = []
-    launches = []
-    for launch in plan.launches:
-        made = source(launch, plan.tensors)
-        _hold_grid(plan, launch, made)
-        if made.key not in groups:
-            groups[made.key] = len(sources)
-            sources.append(made)
-        launches.append(dataclasses.replace(launch, kernel=groups[made.key], grid=made.grid))
-    with compiler(cache) as compile_:
+    chosen: list[Source] = []
+    launches, tactics = [], list[Tactic]()
+    with compiler(cache) as compiled:
+        for launch in plan.launches:
+            made, tactic = _choose(plan, launch, max(architectures), compiled)
+            _hold_grid(plan, launch, made)
+            if made.key not in groups:
+                groups[made.key] = len(chosen)
+                chosen.append(made)
+            group, number = groups[made.key], len(tactics)
+            tactics.append(tactic)
+            launches.append(dataclasses.replace(launch, kernel=group, grid=made.grid, tactic=number))
         kernels = tuple(
-            compile_(made, group, arch) for group, made in enumerate(sources) for arch in architectures
+            dataclasses.replace(compiled(made, arch), group=group)
+            for group, made in enumerate(chosen)
+            for arch in architectures
         )
-    return dataclasses.replace(plan, launches=tuple(launches), kernels=kernels)
+    return dataclasses.replace(plan, launches=tuple(launches), kernels=kernels, tactics=tuple(tactics))
+
+
+def _choose(plan: Plan, launch: Launch, arch: int, compiled: Compiled) -> tuple[Source, Tactic]:
+    """Of the kernels for a launch the one that is to cost least and does not spill: at the best sizes of the first
+    profile, on the newest architecture that is asked for, since a launch has one grid."""
+    sizes = [best for _, best, _ in plan.profiles[0].sizes]
+    costs = [
+        (microseconds(launch, made, plan.tensors, sizes, arch), made)
+        for made in sources(launch, plan.tensors)
+    ]
+    order = sorted(costs, key=lambda found: found[0])
+    cost, made = next(((c, m) for c, m in order if not compiled(m, arch).spills), order[0])
+    shape = "x".join(str(made.constants[c]) for c in ("BM", "BN", "BK") if c in made.constants)
+    name = " ".join(filter(None, (launch.operation, shape, "on", f"sm_{arch}")))
+    return made, Tactic(name, round(cost, 3), ORIGIN)
 
 
 def _hold_grid(plan: Plan, launch: Launch, made: Source) -> None:
@@ -63,8 +84,8 @@ def _hold_grid(plan: Plan, launch: Launch, made: Source) -> None:
 
 
 @contextlib.contextmanager
-def compiler(cache: Path | None = None) -> Iterator[Any]:
-    """A function (source, group, architecture) -> Kernel, while the block lasts."""
+def compiler(cache: Path | None = None) -> Iterator[Compiled]:
+    """What compiles a source for an architecture, once, while the block lasts."""
     if importlib.util.find_spec("triton") is None:
         raise VendorToolError(
             "kernels are compiled by Triton, which is not installed",
@@ -74,7 +95,15 @@ def compiler(cache: Path | None = None) -> Iterator[Any]:
         tempfile.TemporaryDirectory(prefix="tapeout-") as folder,
         _environment(cache or Path(folder) / "cache"),
     ):
-        yield lambda made, group, arch: _kernel(made, group, arch, Path(folder))
+        known: dict[tuple[object, ...], Kernel] = {}
+
+        def compiled(made: Source, arch: int) -> Kernel:
+            key = (made.key, arch)
+            if key not in known:
+                known[key] = _kernel(made, arch, Path(folder))
+            return known[key]
+
+        yield compiled
 
 
 @contextlib.contextmanager
@@ -93,7 +122,7 @@ def _environment(cache: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _kernel(made: Source, group: int, arch: int, folder: Path) -> Kernel:
+def _kernel(made: Source, arch: int, folder: Path) -> Kernel:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -117,7 +146,7 @@ def _kernel(made: Source, group: int, arch: int, folder: Path) -> Kernel:
     image, metadata = found.asm["cubin"], found.metadata
     known = facts(image, metadata.name)
     return Kernel(
-        group, arch, metadata.name, image, metadata.shared, metadata.num_warps, known.registers, known.stack,
+        0, arch, metadata.name, image, metadata.shared, metadata.num_warps, known.registers, known.stack,
         known.parameters,
     )  # fmt: skip
 

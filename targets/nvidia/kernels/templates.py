@@ -19,7 +19,12 @@ ROW = 1024  # elements of a row that are looked at together
 
 
 def source(launch: Launch, tensors: Sequence[Tensor]) -> Source:
-    """The kernel for a launch. Raises UnsupportedError where there is none."""
+    """A kernel for a launch. Raises UnsupportedError where there is none."""
+    return sources(launch, tensors)[0]
+
+
+def sources(launch: Launch, tensors: Sequence[Tensor]) -> list[Source]:
+    """The kernels that may be taken for a launch. Raises UnsupportedError where there is none."""
     template = TEMPLATES.get(launch.operation)
     types = [tensors[i].dtype for i in (*launch.reads, *launch.writes)]
     unknown = [dtype for dtype in types if dtype not in TYPES]
@@ -30,7 +35,9 @@ def source(launch: Launch, tensors: Sequence[Tensor]) -> Source:
             hint="--device cpu writes a plan for the CPU executor",
             nodes=launch.sources,
         )
-    return template(launch, types, numbers(launch))
+    if launch.operation in TILED:
+        return [TILED[launch.operation](launch, types, numbers(launch), tile) for tile in tiles.TILES]
+    return [template(launch, types, numbers(launch))]
 
 
 def _blocks(count: Code, size: int) -> Code:
@@ -272,3 +279,4 @@ TEMPLATES: dict[str, Callable[[Launch, list[str], list[Code]], Source]] = {
     "gather_nd": gather_nd, "softmax": softmax, "normalize": normalize, "reduce": reduce, "gemm": tiles.gemm,
     "conv": tiles.conv, "depthwise": tiles.depthwise, "pool": tiles.pool,
 }  # fmt: skip
+TILED = {"gemm": tiles.gemm, "conv": tiles.conv}

@@ -12,10 +12,20 @@ from tapeout.targets.nvidia.plan.parts import Launch
 ONE = e.number(1)
 # Of float32 operands tensor cores see three parts each, which is as exact as float32.
 PRECISION = 'input_precision="tf32x3"'
+# Tiles of products, of which the one that is to cost least is taken: rows, columns, depth, warps.
+TILES = (
+    (16, 16, 64, 1),
+    (16, 64, 64, 2),
+    (32, 32, 64, 2),
+    (64, 64, 32, 4),
+    (128, 64, 32, 4),
+    (128, 128, 32, 8),
+)
+TILE = TILES[3]
 PIXELS, CHANNELS = 16, 32  # of a program of pools and depthwise convolutions
 
 
-def gemm(launch: Launch, types: list[str], given: list[Code]) -> Source:
+def gemm(launch: Launch, types: list[str], given: list[Code], tile: tuple[int, ...] = TILE) -> Source:
     """C[z, m, n] = program(A[z, m, :] B[z, :, n], ...): tiles in groups of rows, which share columns in the cache"""
     extras = len(launch.reads) - 2
     names = ["Z", "M", "N", "K", "az", "am", "ak", "bz", "bk", "bn"]
@@ -35,12 +45,12 @@ def gemm(launch: Launch, types: list[str], given: list[Code]) -> Source:
         store(f"t{len(types) - 1}", "z * M * N + rm[:, None] * N + rn[None, :]", _value(launch, types, 2), "inside"),
     ]  # fmt: skip
     batch, m, n = given[:3]
-    constants = _shape(m, n)
+    constants, warps = _shape(tile)
     grid = (_grid(m, n, constants), batch, ONE)
-    return made(launch, types, names, body, grid, constants, stages=3)
+    return made(launch, types, names, body, grid, constants, warps, stages=3)
 
 
-def conv(launch: Launch, types: list[str], given: list[Code]) -> Source:
+def conv(launch: Launch, types: list[str], given: list[Code], tile: tuple[int, ...] = TILE) -> Source:
     """NHWC implicit GEMM: rows are positions of the result, columns channels of one group, the sum runs over window
     and input channels"""
     extras = len(launch.reads) - 2
@@ -67,9 +77,9 @@ def conv(launch: Launch, types: list[str], given: list[Code]) -> Source:
     ]  # fmt: skip
     n, _, _, _, oh, ow, o = given[:7]
     rows, columns = e.product([n, oh, ow]), e.join(e.FLOOR, o, e.number(facts["group"]))
-    constants = _shape(rows, columns)
+    constants, warps = _shape(tile)
     grid = (_grid(rows, columns, constants), e.number(facts["group"]), ONE)
-    return made(launch, types, names, body, grid, constants, stages=3)
+    return made(launch, types, names, body, grid, constants, warps, stages=3)
 
 
 def depthwise(launch: Launch, types: list[str], given: list[Code]) -> Source:
@@ -175,13 +185,10 @@ def _operand(types: list[str]) -> str:
     return "" if types[0] == types[1] else ".to(tl.float32)"
 
 
-def _shape(rows: Code, columns: Code) -> dict[str, int]:
-    """Tiles: small ones where the result is."""
-    sizes = [
-        code[0] >> 8 if len(code) == 1 and code[0] & 0xFF == e.NUMBER else 1 << 20 for code in (rows, columns)
-    ]
-    high, wide = (min(64, max(16, 1 << (size - 1).bit_length())) for size in sizes)
-    return {"BM": high, "BN": wide, "BK": 32, "GROUP": 8}
+def _shape(tile: tuple[int, ...]) -> tuple[dict[str, int], int]:
+    """A tile's constants and its warps."""
+    high, wide, deep, warps = tile
+    return {"BM": high, "BN": wide, "BK": deep, "GROUP": 8}, warps
 
 
 def _grid(rows: Code, columns: Code, constants: dict[str, int]) -> Code:

@@ -21,6 +21,11 @@ def number(value: float | int) -> Program:
     return (repr(value if isinstance(value, int) else float(value)),)
 
 
+def truth(value: bool) -> Program:
+    """The words of a truth value."""
+    return ("1", "1" if value else "0", "eq")
+
+
 def sigmoid(x: Program) -> Program:
     """1 / (1 + exp(-x))"""
     return ("1.0", "1.0", *x, "neg", "exp", "add", "div")
@@ -173,7 +178,9 @@ def element_wise(b: Builder, node: ir.Node) -> None:
     for value in values:
         constant = uniform(value)
         if value is None or constant is not None:
-            words.append(number(constant) if constant is not None else X)
+            words.append(
+                X if constant is None else truth(bool(constant)) if _boolean(value) else number(constant)
+            )
             continue
         index = b.read(value)
         if index not in reads:
@@ -202,6 +209,10 @@ def uniform(value: ir.Value | None) -> float | int | None:
         return None
     found = first[0]
     return int(found) if array.dtype.kind in "biu" else float(found)
+
+
+def _boolean(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == ir.DataType.BOOL
 
 
 def _integer(value: ir.Value) -> bool:
