@@ -17,8 +17,10 @@ from tapeout.targets.fpga.layout import Scaling, geometry
 # Shapes of a memory of 18 kbit: bits of a word, words.
 SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 BITS = 8  # of an element
-# Words up to which a memory without a mark lies in lookup tables.
-SHALLOW = 64
+# A FIFO of more cells than this, of 3 bits by 64 words in four lookup tables, lies in a memory.
+CELLS = 16
+# A table of constants of more words than this lies in a memory.
+WORDS = 512
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def cost(node: d.Node, x: d.Tensor, device: Device) -> Cost:
         found += fifo(s.lanes * BITS, s.depth)
     shape = None if isinstance(node, d.Engine) else geometry(node, x)
     if shape is not None:
-        plain = shape.width == 1  # pixels one after another: no rows to count
-        found += Cost(bram=memory(node.inputs[0].lanes * BITS, shape.beats), lut=145 if plain else 215)
+        single = shape.height == shape.width == 1  # nothing to count but beats
+        found += Cost(bram=memory(node.inputs[0].lanes * BITS, shape.beats), lut=145 if single else 220)
     if isinstance(node, d.Folded):
         return found + _folded(node, x, device)
     if isinstance(node, d.Engine):
@@ -123,11 +125,11 @@ def requantizers(node: d.Folded, device: Device) -> Cost:
     form, scaling = node.requantize, Scaling(node.bias, node.requantize, node.accumulator)
     groups, bits = node.output.channels // node.lanes, sum(scaling.widths) * node.lanes
     each = 0 if form.ties_to_even else multipliers(node.accumulator, scaling.widths[1], device)
-    stored = memory(bits, groups) if groups > SHALLOW else 0
-    logic = 0 if stored else bits * -(-groups // 64)
+    stored = memory(bits, groups) if groups > WORDS else 0
     entries = len(form.tables) * 256
     tables = node.lanes * memory(node.accumulator, entries) if entries else 0
-    logic += node.lanes * 35 + fifo(node.lanes * BITS, 16).lut
+    constants = 0 if stored else bits * -(-groups // 64) * 3 // 5  # many of their bits are the same
+    logic = constants + node.lanes * 80 + fifo(node.lanes * BITS, 16).lut
     return Cost(dsp=node.lanes * each, bram=stored + tables, lut=logic)
 
 
@@ -157,9 +159,12 @@ def memory(width: int, depth: int) -> int:
 
 
 def fifo(width: int, depth: int) -> Cost:
-    """A FIFO in front of a reader. Shallow ones lie in lookup tables, 6 bits by 32 words in four of them."""
+    """A FIFO in front of a reader: small ones lie in lookup tables."""
     if not depth:
         return Cost()
-    if depth > SHALLOW:
-        return Cost(bram=memory(width, depth), lut=46)
-    return Cost(lut=(8 if depth <= 2 else 20) + 4 * -(-width // 6) * -(-depth // 32))
+    if depth <= 32:  # cells of 6 bits by 32 words
+        return Cost(lut=(8 if depth <= 2 else 20) + 4 * -(-width // 6))
+    cells = -(-width // 3) * -(-depth // 64)
+    if cells > CELLS:
+        return Cost(bram=memory(width, depth), lut=45)
+    return Cost(lut=45 + 4 * cells)
