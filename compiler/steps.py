@@ -36,7 +36,7 @@ KINDS = ("prune", "factorize")
 # What a step or a rule may state of how much goes.
 AMOUNTS = ("ratio", "pattern")
 # Further options of a method.
-OPTIONS = ("multiple", "importance", "rounds")
+OPTIONS = ("multiple", "importance", "rounds", "by")
 STATED = ("skip", "method", *AMOUNTS, "rank")
 
 

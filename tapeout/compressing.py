@@ -7,10 +7,10 @@ source; how far it is from the model that was given is measured after each step 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnx_ir as ir
 
@@ -61,7 +61,7 @@ def methods(kind: str) -> dict[str, Method]:
         }
     from tapeout.passes.factorization import METHODS
 
-    options = {"multiple": _whole}
+    options = {"multiple": _whole, "by": _criterion}
     return {name: Method(_share, ("skip", "method", "rank"), _factors, options) for name in METHODS}
 
 
@@ -92,9 +92,7 @@ def _check(step: Step) -> None:
     """Raises UsageError where the method is not known, or cannot be told what the step or its rules state."""
     known = methods(step.kind)
     if step.method not in known:
-        raise UsageError(
-            f"{step.source}: unknown method '{step.method}'", hint=nearest(step.method, list(known))
-        )
+        _unknown(step, known)
     method = known[step.method]
     if method.parse is not None:
         if not step.amount:
@@ -112,6 +110,14 @@ def _check(step: Step) -> None:
         method.options[key](value, step.source)
     for rule in step.rules:
         _check_rule(step, rule, method, known)
+
+
+def _unknown(step: Step, known: Collection[str]) -> NoReturn:
+    from tapeout.passes.factorization.factorize import CIRCULANT
+
+    if step.kind == "factorize" and "circulant" in step.method:
+        raise UsageError(f"{step.source}: '{step.method}' saves no operations on any target", hint=CIRCULANT)
+    raise UsageError(f"{step.source}: unknown method '{step.method}'", hint=nearest(step.method, list(known)))
 
 
 def _check_rule(step: Step, rule: StepRule, method: Method, known: dict[str, Method]) -> None:
@@ -168,6 +174,14 @@ def _importance(text: str, where: str) -> object:
     return text
 
 
+def _criterion(text: str, where: str) -> object:
+    from tapeout.passes.factorization.factorize import CRITERIA
+
+    if text not in CRITERIA:
+        raise UsageError(f"{where}: ranks by '{text}'", hint=nearest(text, CRITERIA))
+    return text
+
+
 def _weights(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
     from tapeout.passes.sparsity import Pattern, Prune, Way
     from tapeout.passes.sparsity.layers import layers
@@ -202,6 +216,7 @@ def _blocks(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
 
 def _factors(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
     from tapeout.passes.factorization import Factorize, Way
+    from tapeout.passes.factorization.factorize import BUDGET
     from tapeout.passes.sparsity.layers import layers
 
     ways: dict[str, Way | None] = {}
@@ -212,7 +227,8 @@ def _factors(step: Step, model: ir.Model, data: Calibration | None) -> Pass:
         elif told.method or told.rank:
             ways[layer.name] = Way(told.method or step.method, told.rank or ())
     multiple = int(step.options.get("multiple", "1"))
-    return Factorize(step.method, float(step.amount), _needed(data, step), ways, multiple)
+    by = step.options.get("by", BUDGET)
+    return Factorize(step.method, float(step.amount), _needed(data, step), ways, multiple, by)
 
 
 def _needed(data: Calibration | None, step: Step) -> Calibration:

@@ -96,6 +96,8 @@ def test_a_float_artifact_of_a_pruned_model_is_verified_and_the_same_each_time(m
         (["--prune", "sparsegpt=0.5"], False, "there is none"),
         (["--factorize", "svd=0.999"], True, "factorization can remove at most"),
         (["--factorize", "qr=0.5"], True, "unknown method 'qr'"),
+        (["--factorize", "svd=0.5,by=enery"], True, "did you mean 'energy'?"),
+        (["--factorize", "circulant=0.5"], True, "still takes b * b multiplications"),
     ],
 )
 def test_what_cannot_be_done_says_why_and_leaves_nothing(
