@@ -69,13 +69,15 @@ class Grid:
 @dataclass(frozen=True)
 class QuantizedEntry(Entry):
     """One output on one runtime, over all samples. `ratio` is RMS(device - source) over RMS(graph - source),
-    `graph_sqnr` the graph's own distance from the source; `cleared` where every cluster keeps its bound."""
+    `graph_sqnr` the graph's own distance from the source, where there is a `graph`; `cleared` where every cluster
+    keeps its bound."""
 
     ratio: float = 1.0
     graph_sqnr: float = math.inf
     least: float | None = None
     cleared: bool = False
     samples: int = 1
+    graph: bool = True
 
     @property
     def most(self) -> float:
@@ -108,6 +110,8 @@ class QuantizedEntry(Entry):
 
     @property
     def allowed(self) -> str:
+        if not self.graph:
+            return "-" if self.least is None else f"SQNR >= {self.least:g} dB"
         return f"noise x{self.ratio:.2f} <= {self.most:.2f}"
 
     def describe(self) -> str:
@@ -306,4 +310,7 @@ def _entry(
         ratio, own = pool.ratio(graph), graph.sqnr
     # An output that is all but 0 has no signal to be lost.
     least = q.least if pool.power > (FLOOR**2) * pool.elements else None
-    return QuantizedEntry(name, runner.runtime, runner.device, 0.0, pool.difference(), 0, ratio, own, least)
+    return QuantizedEntry(
+        name, runner.runtime, runner.device, 0.0, pool.difference(), 0, ratio, own, least,
+        graph=isinstance(graph, Pool),
+    )  # fmt: skip
