@@ -1,7 +1,7 @@
 """What every operation of a plan computes, in NumPy. Real numbers are accumulated in float32 and rounded once.
 
 A kernel gets the tensors that a launch reads and writes (these it fills), its numbers and its attributes;
-docs/nvidia.md lists what they are.
+docs/nvidia-plan.md lists what they are.
 """
 
 from __future__ import annotations
