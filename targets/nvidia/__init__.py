@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
-from tapeout.sdk import Pass, Quantity, Request, Runner, Target, declarations
+from tapeout.sdk import Pass, Quantity, Request, Runner, Target, Timer, declarations
 
 
 def _quantities() -> tuple[Quantity, ...]:
@@ -45,6 +45,12 @@ def _inspect(artifact: Path) -> dict[str, Any]:
     return describe(PlanFile(artifact))
 
 
+def _timers(artifact: Path, request: Request, hint: str | None) -> Sequence[Timer]:
+    from tapeout.targets.nvidia.run import timers
+
+    return timers(artifact, request, hint)
+
+
 TARGET = Target(
     name="nvidia",
     suffix=".plan",
@@ -55,4 +61,5 @@ TARGET = Target(
     emit=_emit,
     runners=_runners,
     inspect=_inspect,
+    timers=_timers,
 )

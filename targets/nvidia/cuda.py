@@ -5,9 +5,12 @@ Weights are uploaded once; inner tensors lie in one arena, at the offsets of the
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,20 @@ import numpy as np
 from tapeout.sdk import InvalidModelError, ResourceError, TapeoutError, VendorToolError
 from tapeout.targets.nvidia.executor import Arrays, bytes_of, choose, numpy_type, sizes_for
 from tapeout.targets.nvidia.plan.expressions import value
-from tapeout.targets.nvidia.plan.parts import DTYPES, Argument, ArgumentKind, Kernel, Kind, Launch, padded
+from tapeout.targets.nvidia.plan.parts import (
+    DTYPES,
+    Argument,
+    ArgumentKind,
+    Kernel,
+    Kind,
+    Launch,
+    Tensor,
+    padded,
+)
 from tapeout.targets.nvidia.plan.read import PlanFile
 
 WARP = 32
+WARM = 3  # runs before those that are timed
 # Dynamic shared memory beyond this is asked for in advance.
 SHARED = 48 << 10
 POISON = 0xFF
@@ -99,13 +112,37 @@ class Engine:
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """The outputs for `inputs`, both by name. Raises UsageError as the CPU executor does, VendorToolError that
         names the launch and its source nodes where CUDA fails."""
-        d = self._driver
+        with self._placed(inputs) as (places, sizes):
+            self._all(places, sizes)
+            self._call(self._driver.cuCtxSynchronize(), "the launches")
+            return {
+                t.name: self._fetched(places[i], _shape(t, sizes), t.dtype, t.name)
+                for i, t in enumerate(self.plan.tensors)
+                if t.kind == Kind.OUTPUT
+            }
+
+    def measure(self, inputs: Mapping[str, np.ndarray[Any, Any]], runs: int) -> list[float]:
+        """Milliseconds of each of `runs` runs, inputs and outputs on the GPU; three come before that do not count."""
+        found = []
+        with self._placed(inputs) as (places, sizes):
+            for run in range(WARM + runs):
+                start = time.perf_counter()
+                self._all(places, sizes)
+                self._call(self._driver.cuCtxSynchronize(), "the launches")
+                if run >= WARM:
+                    found.append((time.perf_counter() - start) * 1e3)
+        return found
+
+    @contextlib.contextmanager
+    def _placed(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]]
+    ) -> Iterator[tuple[dict[int, int], list[int]]]:
+        """Where each tensor lies while the block lasts, the inputs with their content; and the sizes."""
         sizes = sizes_for(self.plan, inputs)
         chosen = choose(self.plan, sizes)
-        self._call(d.cuCtxSetCurrent(self._context), "the context")
+        self._call(self._driver.cuCtxSetCurrent(self._context), "the context")
         self._reserve(chosen.arena)
         places: dict[int, int] = {}
-        shapes = [tuple(value(code, sizes) for code in t.shape) for t in self.plan.tensors]
         borrowed: list[int] = []
         try:
             for index, tensor in enumerate(self.plan.tensors):
@@ -113,26 +150,23 @@ class Engine:
                     places[index] = self._weights + self.plan.weights[tensor.weight].offset
                 elif tensor.kind == Kind.INNER and self.plan.tensors[tensor.storage].kind == Kind.INNER:
                     places[index] = self._arena + chosen.offsets[index]
-                elif tensor.kind in (Kind.INPUT, Kind.OUTPUT):
-                    size = int(np.prod(shapes[index], dtype=np.int64)) * DTYPES[tensor.dtype][1]
+                elif tensor.kind != Kind.INNER:
+                    size = math.prod(_shape(tensor, sizes)) * DTYPES[tensor.dtype][1]
                     places[index] = self._allocate(size, f"'{tensor.name}'", borrowed)
                     if tensor.kind == Kind.INPUT and size:
                         source = bytes_of(np.ascontiguousarray(inputs[tensor.name]))
-                        copied = d.cuMemcpyHtoD(places[index], source.ctypes.data, size)
+                        copied = self._driver.cuMemcpyHtoD(places[index], source.ctypes.data, size)
                         self._call(copied, f"input '{tensor.name}'")
             for index, tensor in enumerate(self.plan.tensors):
                 places.setdefault(index, places[tensor.storage])
-            for number, launch in enumerate(self.plan.launches):
-                self._launch(number, launch, places, sizes)
-            self._call(d.cuCtxSynchronize(), "the launches")
-            return {
-                t.name: self._fetched(places[i], shapes[i], t.dtype, t.name)
-                for i, t in enumerate(self.plan.tensors)
-                if t.kind == Kind.OUTPUT
-            }
+            yield places, sizes
         finally:
             for address in borrowed:
-                d.cuMemFree(address)
+                self._driver.cuMemFree(address)
+
+    def _all(self, places: Mapping[int, int], sizes: Sequence[int]) -> None:
+        for number, launch in enumerate(self.plan.launches):
+            self._launch(number, launch, places, sizes)
 
     def _launch(self, number: int, launch: Launch, places: Mapping[int, int], sizes: Sequence[int]) -> None:
         kernel = self._kernels[launch.kernel]
@@ -187,6 +221,10 @@ class Engine:
         for address in self._owned:
             self._driver.cuMemFree(address)
         self._owned.clear()
+
+
+def _shape(tensor: Tensor, sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(value(code, sizes) for code in tensor.shape)
 
 
 def failure(status: str, what: str, nodes: Sequence[str]) -> TapeoutError:

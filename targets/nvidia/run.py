@@ -23,6 +23,13 @@ def runners(artifact: Path, request: Request) -> Sequence[Runner]:
     return here if request.device == CPU else [*here, *on_gpu(artifact)]
 
 
+def timers(artifact: Path, request: Request, hint: str | None) -> list[GpuTimer]:
+    """The plan on the first GPU of this machine, to be timed. Raises VendorToolError where there is none."""
+    from tapeout.targets.nvidia.cuda import Engine
+
+    return [GpuTimer(Engine(PlanFile(artifact)))]
+
+
 def on_gpu(artifact: Path) -> list[GpuPlan]:
     """The plan on the first GPU of this machine; none where there is no driver, or a GPU of another generation."""
     from tapeout.targets.nvidia.cuda import Engine, probe
@@ -74,3 +81,16 @@ class CpuPlan:
         found = self._executor.run(inputs, frozenset(names))
         outputs = self._executor.plan.named(Kind.OUTPUT)
         return {n: a for n, a in found.items() if n in names or n in outputs}
+
+
+class GpuTimer:
+    """A plan on a GPU whose runs are timed, inputs and outputs lying there."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.runtime = f"the plan's kernels on sm_{engine.architecture}"
+
+    def measure(self, feed: Mapping[str, np.ndarray[Any, Any]], runs: int) -> tuple[list[float], float]:
+        """Milliseconds of each of `runs` runs, and how many there were in a second."""
+        found = self._engine.measure(feed, runs)
+        return found, 1e3 * len(found) / max(sum(found), 1e-9)

@@ -54,10 +54,11 @@ def microseconds(
     programs = math.prod(value(code, sizes) for code in made.grid)
     waves = math.ceil(programs / (machine.multiprocessors * resident(made)))
     full = waves * machine.multiprocessors * resident(made) / max(programs, 1)  # idle in the last wave
-    rate = machine.half if tensors[launch.reads[0]].dtype in HALF else machine.half / 8
+    first = tensors[(*launch.reads, *launch.writes)[0]].dtype
+    rate = machine.half if first in HALF else machine.half / 8
     arithmetic = flops(launch, made, sizes) / (rate * 1e6 * REACHED) * full
     memory = moved / (machine.memory * 1e3 * REACHED)
-    size = DTYPES[tensors[launch.reads[0]].dtype][1]
+    size = DTYPES[first][1]
     cache = tile_elements(launch, made, sizes) * size * programs / (machine.memory * CACHE * 1e3 * REACHED)
     return LAUNCH + max(arithmetic, memory, cache)
 

@@ -100,7 +100,7 @@ class FakeDriver:
         self.launched.append(tuple(shape))
         if number == self.fails_at:
             return (Status.CUDA_ERROR_ILLEGAL_ADDRESS,)
-        launch = self.plan.launches[number]
+        launch = self.plan.launches[number % len(self.plan.launches)]
         slots = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
         tensors = [*launch.reads, *launch.writes]
         arrays = [

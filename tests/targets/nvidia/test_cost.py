@@ -6,6 +6,7 @@ import pytest
 
 from tapeout.targets.nvidia.kernels.cost import LAUNCH, MACHINES, microseconds
 from tapeout.targets.nvidia.kernels.templates import sources
+from tests.targets.nvidia.cases import CASES
 from tests.targets.nvidia.road import planned
 
 
@@ -48,3 +49,11 @@ def test_a_copy_costs_its_bytes() -> None:
     times = {arch: microseconds(launch, made, plan.tensors, [], arch) - LAUNCH for arch in MACHINES}
     assert times[90] == pytest.approx(2 * 4096 * 4096 * 4 / (3350e3 * 0.7))
     assert times[87] > times[89] > times[80] > times[90]
+
+
+def test_every_operation_has_a_cost() -> None:
+    for case in CASES.values():
+        plan = planned(case()[0])
+        for launch in plan.launches:
+            for made in sources(launch, plan.tensors):
+                assert microseconds(launch, made, plan.tensors, [], 90) >= LAUNCH

@@ -14,12 +14,12 @@ import pytest
 from tapeout.compiler.errors import InvalidModelError, ResourceError, UsageError, VendorToolError
 from tapeout.compiler.target import Request
 from tapeout.targets.nvidia import cuda
-from tapeout.targets.nvidia.cuda import Engine, kernels_for, probe
+from tapeout.targets.nvidia.cuda import WARM, Engine, kernels_for, probe
 from tapeout.targets.nvidia.executor import Executor
 from tapeout.targets.nvidia.plan.parts import ArgumentKind, Kernel
 from tapeout.targets.nvidia.plan.read import PlanFile
 from tapeout.targets.nvidia.plan.write import write
-from tapeout.targets.nvidia.run import runners
+from tapeout.targets.nvidia.run import GpuTimer, runners
 from tests.targets.nvidia.fake_driver import FakeDriver
 from tests.targets.nvidia.road import opened
 
@@ -74,6 +74,17 @@ def test_a_run_computes_what_the_cpu_executor_computes() -> None:
     assert driver.left == before, "what a run borrows it gives back"
     engine.close()
     assert not driver.held
+
+
+def test_timed_runs_borrow_their_memory_once() -> None:
+    file = engine_ready(90)
+    driver = FakeDriver(file.plan, [3])
+    engine = Engine(file, driver=driver)
+    engine.run(inputs(3))
+    before = driver.left
+    times, rate = GpuTimer(engine).measure(inputs(3), 5)
+    assert len(times) == 5 and all(t > 0 for t in times) and rate > 0
+    assert len(driver.launched) == (1 + WARM + 5) * len(file.plan.launches) and driver.left == before
 
 
 def test_no_room_names_what_for() -> None:
