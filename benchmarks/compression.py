@@ -66,6 +66,7 @@ CASES = (
     Case("ic01-channels-30", IC, "--prune channels=0.3", goals={"points": 10, "operations": 0.7}),
     Case("vww-constant", VWW, "--prune constant-channels", goals={"agreement": 1.0, "operations": 0.515}),
     Case("vww-channels-60", VWW, "--prune channels=0.6", goals={"points": 2, "operations": 0.4}),
+    Case("vww-channels-60-by-16", VWW, "--prune channels=0.6,multiple=16", goals={"points": 2, "operations": 0.4}),
     Case("ic01-svd-10", IC, "--factorize svd=0.1", goals={"points": 3, "operations": 0.9}),
     Case("ic01-tucker-10", IC, "--factorize tucker=0.1", goals={"points": 3, "operations": 0.9}),
     Case("vww-svd-30", VWW, "--factorize svd=0.3", goals={"points": 2, "operations": 0.7}),
