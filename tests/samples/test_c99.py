@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tapeout
+from tapeout.compiler.conformance import graphs
 from tapeout.compiler.conformance.levels import Choice, run_kit
+from tapeout.compiler.conformance.running import run_case
 from tapeout.compiler.support_table import support_table
 from tapeout.compiler.target import Request, target
 from tests.asset_samples import samples
@@ -62,10 +64,24 @@ def test_what_lives_at_the_same_time_lies_apart(tensors: list[tuple[int, int, in
 @needs_gcc
 @pytest.mark.slow
 def test_the_kit(tmp_path: Path) -> None:
-    levels = ("load", "generated", "refused", "damaged")
+    levels = ("load", "generated", "refused", "graphs", "damaged")
     report = run_kit(str(SAMPLE), Choice(levels, count=60, keep=tmp_path))
     assert report.ok, report.text()
     assert report.levels()["generated"]["pass"] == 60 and report.levels()["refused"]["refused"] >= 15
+
+
+@needs_gcc
+def test_tensors_on_top_of_each_other_are_seen_by_the_kit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kernel at a time shows nothing of the arena: random graphs in integers do."""
+    found = target(str(SAMPLE))
+    known = frozenset({"convolution Conv", "product MatMul", "transposition Transpose"})
+    made = [graphs.graph(number, "int8", "host", known=known) for number in range(40)]
+    cases = [m[0] for m in made if m is not None and m[0].origin.count("Conv") > 1][:3]
+    assert len(cases) == 3 and all(run_case(case, found)[0].status == "pass" for case in cases)
+    emit = sys.modules["tapeout_c99.emit"]
+    plan = emit.plan
+    monkeypatch.setattr(emit, "plan", lambda lives: (dict.fromkeys(lives, 0), plan(lives)[1]))
+    assert "wrong" in {run_case(case, found)[0].status for case in cases}
 
 
 @needs_gcc

@@ -12,7 +12,7 @@ TOOLS = {"host": ("gcc",), "cortex-m": ("arm-none-eabi-gcc", "qemu-system-arm")}
 
 
 @pytest.mark.parametrize("device", TOOLS)
-@pytest.mark.parametrize("level", ["load", "generated", "refused", "damaged"])
+@pytest.mark.parametrize("level", ["load", "generated", "refused", "graphs", "damaged"])
 def test_the_kit(level: str, device: str, tmp_path: Path) -> None:
     missing = [tool for tool in TOOLS[device] if shutil.which(tool) is None]
     if missing:
