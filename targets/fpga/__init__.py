@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tapeout.sdk import Pass, Quantity, Request, Runner, Target, declarations
+from tapeout.sdk import Pass, Quantity, Request, Runner, Target, Timer, declarations
 
 
 def _quantities() -> Iterable[Quantity]:
@@ -44,6 +44,12 @@ def _inspect(artifact: Path) -> dict[str, Any]:
     return inspect(artifact)
 
 
+def _timers(artifact: Path, request: Request, hint: str | None) -> Sequence[Timer]:
+    from tapeout.targets.fpga.timing import timers
+
+    return timers(artifact, request, hint)
+
+
 TARGET = Target(
     name="fpga",
     suffix=".fpga",
@@ -56,4 +62,5 @@ TARGET = Target(
     inspect=_inspect,
     folder="circuit.json",
     integer_borders=True,
+    timers=_timers,
 )

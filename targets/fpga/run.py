@@ -31,18 +31,29 @@ def runners(artifact: Path, request: Request) -> Sequence[Circuit]:
     """`artifact`'s Verilog in a simulator and its C++ as a program; without those whose tools are not installed,
     which a warning names."""
     graph, made = load(artifact), []
-    fast = shutil.which("verilator") is not None or shutil.which("iverilog") is None
-    verilog: tuple[tuple[str, ...], Open] = (
-        (("verilator", "g++"), _verilator) if fast else (("iverilog", "vvp"), _icarus)
+    simulator, lacking = verilog_tools()
+    parts: tuple[tuple[str, str | None, Open], ...] = (
+        ("the Verilog", lacking, _verilator if simulator == "verilator" else _icarus),
+        ("the C++", missing("g++"), _cpp),
     )
-    for (tools, open_), part in ((verilog, "the Verilog"), ((("g++",), _cpp), "the C++")):
-        missing = [t for t in tools if shutil.which(t) is None]
-        if missing:
-            advice = "; ".join(f"{t} is not installed ({INSTALL[t]})" for t in missing)
+    for part, advice, open_ in parts:
+        if advice is not None:
             warnings.warn(f"{part} of '{artifact.name}' is not run: {advice}", stacklevel=2)
         else:
             made.append(Circuit(graph, request.device, artifact, open_))
     return made
+
+
+def verilog_tools() -> tuple[str, str | None]:
+    """The simulator to take, Verilator before Icarus, and what is missing for it with how to install it."""
+    fast = shutil.which("verilator") is not None or shutil.which("iverilog") is None
+    return ("verilator", missing("verilator", "g++")) if fast else ("iverilog", missing("iverilog", "vvp"))
+
+
+def missing(*tools: str) -> str | None:
+    """What to install of some programs; None where all are there."""
+    lacking = [t for t in tools if shutil.which(t) is None]
+    return "; ".join(f"{t} is not installed ({INSTALL[t]})" for t in lacking) or None
 
 
 def _verilator(graph: Graph, files: Mapping[str, bytes], folder: Path) -> tuple[str, Run]:
@@ -67,6 +78,14 @@ def load(artifact: Path) -> Graph:
         return serial.load(place.read_bytes(), place.name)
 
 
+def read_files(artifact: Path) -> dict[str, bytes]:
+    """The files of a folder by their path in it. Raises InvalidModelError where there is no Verilog."""
+    files = {p.relative_to(artifact).as_posix(): p.read_bytes() for p in artifact.rglob("*") if p.is_file()}
+    if "rtl/top.v" not in files:
+        raise InvalidModelError(f"'{artifact.name}' has no rtl/top.v", hint="export it again")
+    return files
+
+
 def inspect(artifact: Path) -> dict[str, Any]:
     """What the folder says of its circuit: the report."""
     load(artifact)
@@ -85,11 +104,7 @@ class Circuit:
     def __init__(self, graph: Graph, device: str, artifact: Path, open_: Open) -> None:
         self._graph, self.device = graph, device
         self._folder = tempfile.TemporaryDirectory(prefix="tapeout-")
-        files = {
-            p.relative_to(artifact).as_posix(): p.read_bytes() for p in artifact.rglob("*") if p.is_file()
-        }
-        if "rtl/top.v" not in files:
-            raise InvalidModelError(f"'{artifact.name}' has no rtl/top.v", hint="export it again")
+        files = read_files(artifact)
         self.runtime, self._run = open_(graph, files, Path(self._folder.name))
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
@@ -98,7 +113,7 @@ class Circuit:
         Raises InternalError where a code is not the one that the circuit's integers give.
         """
         tensors, ports = self._graph.tensors, self._graph.output_ports
-        fed = {p.tensor: stream(p, tensors[p.tensor], _given(inputs, p)) for p in self._graph.input_ports}
+        fed = {p.tensor: stream(p, tensors[p.tensor], given(inputs, p)) for p in self._graph.input_ports}
         made, expected = self._run(fed), run(self._graph, fed)
         for port in ports:
             _held(port.name, made[port.tensor], expected[port.tensor], self.runtime)
@@ -121,7 +136,8 @@ def _held(name: str, made: Array, expected: Array, runtime: str) -> None:
         )
 
 
-def _given(inputs: Mapping[str, Array], port: Port) -> Array:
+def given(inputs: Mapping[str, Array], port: Port) -> Array:
+    """The array of an input port with a batch of samples in front. Raises UsageError where there is none like it."""
     dtype = np.dtype(np.float32 if port.real else np.int8)
     found = inputs.get(port.name)
     if found is None or found.shape != port.shape or found.dtype != dtype:

@@ -147,3 +147,13 @@ def test_the_refusal_of_a_real_model(tmp_path: Path) -> None:
     """The refusal of a real float model names its layers."""
     with pytest.raises(UnsupportedError, match="functional_1/conv2d"):
         tapeout.export(model_path("kws01_dscnn"), "fpga", output=tmp_path / "out")
+
+
+@pytest.mark.slow
+@needs_verilator
+def test_bench_counts_cycles(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    tapeout.export(model, "fpga", output=tmp_path / "out", verify=False)
+    (found,) = tapeout.bench(tmp_path / "out", against=model, runs=2)[1:]
+    cycles = json.loads((tmp_path / "out" / "report.json").read_text())["predicted"]["interval_cycles"]
+    assert found.rate == pytest.approx(100e6 / cycles, rel=0.05)
