@@ -8,9 +8,9 @@ Each line is one command, `tapeout export MODEL --calibration CALIB` with the op
 models, on evaluation data: points lost against the source, agreement (the share of samples with the source's largest
 score; for sentences the mean cosine), zeros among all weights of convolutions and matrix products, operations that are
 left, the seconds of the steps, and of the whole command the seconds of a processor (which other work on the machine
-hardly moves) and the peak memory. A gain in accuracy never
-counts against a loss elsewhere. `svd-*` puts low-rank weights in place without splitting layers, since a rank of
-90% saves nothing: it compares what two ways to choose them lose. Exits 1 where a goal is missed.
+hardly moves) and the peak memory. A gain in accuracy never counts against a loss elsewhere. `svd-*` puts low-rank
+weights in place without splitting layers, since a rank of 90% saves nothing: it compares what two ways to choose them
+lose. Exits 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -253,7 +253,8 @@ def line(found: Mapping[str, Any]) -> str:
     return (
         f"{found['source']:6.2f} - {found['points']:5.2f} points  agrees {found['agreement']:.4f}  "
         f"zeros {found['zeros']:6.1%}  operations {found['operations']:6.1%}  weights {found['weights']:6.1%}  "
-        f"{found['seconds']:5.1f} s ({found['processor']:.0f} s of a processor)  {found['peak'] / 1e6:5.0f} MB  {len(found['left'])} left"
+        f"{found['seconds']:5.1f} s ({found['processor']:.0f} s of a processor)  {found['peak'] / 1e6:5.0f} MB  "
+        f"{len(found['left'])} left"
     )
 
 
