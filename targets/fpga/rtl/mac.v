@@ -63,41 +63,48 @@ module tapeout_mac #(
         end
     endgenerate
 
-    wire [S*PE*SIMD-1:0] products;
     genvar p, s;
     generate
-        for (p = 0; p < PE; p = p + 1) begin : multiply
+        for (p = 0; p < PE; p = p + (PACK ? 2 : 1)) begin : filter
+            localparam BOTH = PACK && p + 1 < PE, PB = BOTH ? 2 * S + 1 : S;
+            wire [PB*SIMD-1:0] products;
             for (s = 0; s < SIMD; s = s + 1) begin : element
-                localparam I = p * SIMD + s, NEXT = PACK && p + 1 < PE ? I + SIMD : I;
+                localparam I = p * SIMD + s, NEXT = BOTH ? I + SIMD : I;
                 wire signed [BITS-1:0] x = elements[BITS*(LANEWISE ? p : s)+:BITS];
                 wire signed [WB-1:0] w0 = weights[WB*I+:WB], w1 = weights[WB*NEXT+:WB];
+                wire signed [S+WB:0] both = (w1 <<< S) + w0;
+                reg signed [PB-1:0] product;
                 if (!WEIGHT_BITS) begin : plain
-                    reg signed [S-1:0] product;
                     always @(posedge clk) if (advance) product <= x;
-                    assign products[S*I+:S] = product;
-                end else if (NEXT == I && !(PACK && p % 2)) begin : single
-                    reg signed [S-1:0] product;
-                    always @(posedge clk) if (advance) product <= x * w0;
-                    assign products[S*I+:S] = product;
-                end else if (p % 2 == 0) begin : pair
-                    wire signed [S+WB:0] both = (w1 <<< S) + w0;
-                    reg signed [2*S:0] product;
+                end else if (BOTH) begin : pair
                     always @(posedge clk) if (advance) product <= x * both;
-                    assign products[S*I+:S] = product[S-1:0];
-                    assign products[S*NEXT+:S] = product[2*S-1:S] + product[S-1];
+                end else begin : single
+                    always @(posedge clk) if (advance) product <= x * w0;
                 end
+                assign products[PB*s+:PB] = product;
             end
-        end
-        for (p = 0; p < PE; p = p + 1) begin : filter
-            reg signed [SUM_BITS-1:0] added, sum;
             integer i;
+            reg signed [SUM_BITS-1:0] added, sum;
             always @* begin
                 added = 0;
-                for (i = 0; i < SIMD; i = i + 1) added = added + $signed(products[S*(p*SIMD+i)+:S]);
+                for (i = 0; i < SIMD; i = i + 1) added = added + $signed(products[PB*i+:S]);
             end
             always @(posedge clk)
                 if (advance && valid[2]) sum <= (first[2] ? {SUM_BITS{1'b0}} : sum) + added;
             assign out_data[SUM_BITS*p+:SUM_BITS] = sum;
+            if (BOTH) begin : second
+                // The upper half is one less where the lower is negative.
+                integer j;
+                reg signed [SUM_BITS-1:0] upper, upper_sum;
+                always @* begin
+                    upper = 0;
+                    for (j = 0; j < SIMD; j = j + 1)
+                        upper = upper + $signed(products[PB*j+S+:S+1]) + $signed({1'b0, products[PB*j+S-1]});
+                end
+                always @(posedge clk)
+                    if (advance && valid[2]) upper_sum <= (first[2] ? {SUM_BITS{1'b0}} : upper_sum) + upper;
+                assign out_data[SUM_BITS*(p+1)+:SUM_BITS] = upper_sum;
+            end
         end
     endgenerate
 endmodule
