@@ -228,8 +228,7 @@ def guarded(target: Target, who: str) -> Target:
 
     def runners(artifact: Path, request: Request) -> Sequence[Runner]:
         with contained(who, "its runner"):
-            found = list(target.runners(artifact, request))
-        return [_runner(r, who) for r in found]
+            return [_runner(r, who) for r in target.runners(artifact, request)]
 
     def emit(model: ir.Model, sink: Any, *rest: Any) -> None:
         with contained(who, "its emitter", SECONDS, sink if target.folder is not None else None):
@@ -274,12 +273,24 @@ class Contained:
 
 
 class _Runner:
-    """A runner of a plugin."""
+    """A runner of a plugin, with what it can do besides."""
 
     def __init__(self, runner: Any, who: str) -> None:
         self._runner, self._who = runner, who
         self.runtime: str = runner.runtime
         self.device: str = runner.device
+        for name in ("ports", "names", "reset"):
+            if hasattr(runner, name):
+                setattr(self, name, self._held(getattr(runner, name)))
+        if hasattr(runner, "quantized"):
+            self.quantized: bool = runner.quantized
+
+    def _held(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with contained(self._who, "its runner"):
+                return function(*arguments)
+
+        return call
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]], /) -> dict[str, np.ndarray[Any, Any]]:
         with contained(self._who, "its runner"):
@@ -292,25 +303,8 @@ class _Runner:
             return dict(self._runner.tensors(inputs, names))
 
 
-class _Ported(_Runner):
-    """One that tells what its artifact takes and gives."""
-
-    def __init__(self, runner: Any, who: str) -> None:
-        super().__init__(runner, who)
-        self.quantized: bool = runner.quantized
-
-    def ports(self) -> Any:
-        with contained(self._who, "its runner"):
-            return self._runner.ports()
-
-    def names(self) -> list[str]:
-        with contained(self._who, "its runner"):
-            return list(self._runner.names())
-
-
 def _runner(runner: Any, who: str) -> Runner:
     lacks = [n for n in ("runtime", "device", "run", "tensors") if not hasattr(runner, n)]
     if lacks:
         raise VendorToolError(f"{who}: its runner has no {', '.join(lacks)}", hint=HINT)
-    ported = all(hasattr(runner, n) for n in ("quantized", "ports", "names"))
-    return (_Ported if ported else _Runner)(runner, who)
+    return _Runner(runner, who)

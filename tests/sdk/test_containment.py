@@ -18,6 +18,7 @@ import pytest
 import tapeout
 from tapeout.compiler import containment
 from tapeout.compiler.errors import TapeoutError, UnsupportedError, UsageError, VendorToolError
+from tapeout.compiler.foreign import Ported
 from tapeout.compiler.target import loadable, target
 from tests.passtext import parse
 from tests.sdk.plugin import TOML, install
@@ -154,6 +155,25 @@ def test_a_pass_that_breaks_the_graph(plugin: Install, tmp_path: Path) -> None:
 def test_a_runner_that_raises_while_it_runs(plugin: Install, tmp_path: Path) -> None:
     plugin("def run(self, inputs): raise ValueError('board is off')\nRunner.run = run")
     assert "its runner failed: ValueError: board is off" in refused("acme", tmp_path).message
+
+
+def test_what_a_runner_can_do_besides_is_kept_and_held(plugin: Install, tmp_path: Path) -> None:
+    """`reset` of one that keeps state, and what one says of its artifact."""
+    plugin("""
+    class Stateful(Runner):
+        quantized = False
+        count = 0
+        def ports(self): return [], []
+        def names(self): return ["y"]
+        def reset(self): return self.missing
+    import dataclasses
+    TARGET = dataclasses.replace(TARGET, runners=lambda path, request: [Stateful(path)])
+    """)
+    made = export("acme", tmp_path)
+    (runner,) = target("acme").runners(made.artifact, None)  # type: ignore[arg-type]
+    assert isinstance(runner, Ported) and runner.names() == ["y"]
+    with pytest.raises(VendorToolError, match="its runner failed: AttributeError"):
+        runner.reset()  # type: ignore[attr-defined]
 
 
 def test_what_a_plugin_says_on_purpose_goes_through(plugin: Install, tmp_path: Path) -> None:
