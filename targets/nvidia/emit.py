@@ -20,7 +20,7 @@ from tapeout.targets.nvidia.passes import ALSO, CACHE
 from tapeout.targets.nvidia.plan.parts import Plan, Weight, padded
 from tapeout.targets.nvidia.plan.write import write
 from tapeout.targets.nvidia.run import CPU
-from tapeout.targets.nvidia.sizes import sizes_of
+from tapeout.targets.nvidia.sizes import profiles_of
 
 KNOWN_ARCHITECTURES = ("sm_80", "sm_87", "sm_89", "sm_90")
 
@@ -54,20 +54,21 @@ def architectures(request: Request) -> list[int]:
 
 def planned(model: ir.Model, request: Request, rows: Declaration) -> tuple[Plan, Sequence[ir.Value]]:
     """The plan of `model`, and the constants that are its weights."""
-    ranges = sizes_of(model, request.options)
-    builder = Builder(model, list(ranges))
+    sizes = profiles_of(model, request.options)
+    symbols = tuple(sizes[0])
+    builder = Builder(model, symbols)
     for node, row in list(lowered(model, rows)):
         assert row.lower is not None
         LOWERINGS[row.lower](builder, node)
     for value in dict.fromkeys(model.graph.outputs):
         builder.finish(value)
     tensors, launches, kept = fused(builder.tensors, builder.launches)
-    spans = [(least, most) for least, _, most in ranges.values()]
+    spans = [(min(p[s].least for p in sizes), max(p[s].most for p in sizes)) for s in symbols]
     launches = [short(collapsed(launch), tensors, spans) for launch in launches]
     weights = [builder.weights[i] for i in kept]
     made = Plan(
-        symbols=tuple(ranges),
-        profiles=(profile(tensors, launches, list(ranges.values())),),
+        symbols=symbols,
+        profiles=tuple(profile(tensors, launches, list(p.values())) for p in sizes),
         weights=tuple(entries(weights)),
         tensors=tuple(tensors),
         launches=tuple(launches),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from tapeout.sdk import Changes, UsageError
 from tapeout.targets.nvidia.sizes import OPTION as SIZE
-from tapeout.targets.nvidia.sizes import sizes_of
+from tapeout.targets.nvidia.sizes import profiles_of
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,5 @@ class CheckOptions:
                 near = difflib.get_close_matches(key, self.known, 1)
                 say = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(self.known)}"
                 raise UsageError(f"target '{self.target}' has no option '{key}'; {say}")
-        sizes_of(model, self.options)
+        profiles_of(model, self.options)
         return Changes(0)

@@ -30,13 +30,15 @@ class Size(NamedTuple):
 DEFAULT = Size(1, 1, 32)
 
 
-def sizes_of(model: ir.Model, options: Mapping[str, str]) -> dict[str, Size]:
-    """The size of every symbol in the shapes of the inputs, `DEFAULT` where no option says it.
+def profiles_of(model: ir.Model, options: Mapping[str, str]) -> list[dict[str, Size]]:
+    """For each profile the size of every symbol in the shapes of the inputs, `DEFAULT` where no option says it. An
+    option that says several, "1:1:1,2:8:32", says one for each profile.
 
-    Raises UsageError where an option is malformed or names a size that the model does not have.
+    Raises UsageError where an option is malformed, names a size that the model does not have, or says another number
+    of profiles than the rest.
     """
     free = free_sizes([g.dims(v) or () for v in model.graph.inputs])
-    found = dict.fromkeys(free, DEFAULT)
+    found = {name: [DEFAULT] for name in free}
     for key, text in options.items():
         if not key.startswith(OPTION):
             continue
@@ -46,8 +48,15 @@ def sizes_of(model: ir.Model, options: Mapping[str, str]) -> dict[str, Size]:
                 f"option {key}: the inputs have no free size '{name}', they have {', '.join(free) or 'none'}",
                 hint="--shape INPUT=NAME,... names a free size",
             )
-        found[name] = size(key, text)
-    return found
+        found[name] = [size(key, part) for part in text.split(",")]
+    counts = {name: len(said) for name, said in found.items() if len(said) > 1}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{OPTION}{name} {count}" for name, count in counts.items())
+        raise UsageError(
+            f"sizes say different numbers of profiles: {shown}", hint="say one, or as many, for each"
+        )
+    most = max(counts.values(), default=1)
+    return [{n: said[i if len(said) > 1 else 0] for n, said in found.items()} for i in range(most)]
 
 
 def size(key: str, text: str) -> Size:

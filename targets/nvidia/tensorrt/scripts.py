@@ -45,6 +45,9 @@ def also(place: Path, request: Request) -> dict[Path, Callable[[Path], bytes]]:
 
 def settings(options: Mapping[str, str], place: Path) -> dict[str, str]:
     """What the options say about the build, as the templates call it. Raises UsageError."""
+    for key, text in options.items():
+        if key.startswith(OPTION):
+            size(key, text)
     level = options.get("level", str(LEVEL))
     if level not in ("0", "1", "2", "3", "4", "5"):
         raise UsageError(f"option level: '{level}', expected 0 to 5")

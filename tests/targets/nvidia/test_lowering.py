@@ -135,6 +135,31 @@ def test_a_size_outside_of_the_profile_is_refused() -> None:
         Executor(file).run({})
 
 
+def test_a_plan_has_an_arena_for_each_profile() -> None:
+    """One picture needs little, eight need eight times as much, and each size finds its own."""
+    file = opened(CONV, **{"size.N": "1:1:1,2:8:8"})
+    small, large = file.plan.profiles
+    assert (small.sizes, large.sizes) == (((1, 1, 1),), ((2, 8, 8),))
+    assert small.arena < large.arena <= 8 * small.arena
+    for batch in (1, 8):
+        assert Executor(file).run({"x": real(batch, 4, 9, 7)})["y"].shape[0] == batch
+
+
+def test_profiles_that_do_not_fit_together_are_refused() -> None:
+    text = "agraph (float[N, M] x) => (float[N, M] y) { y = Exp(x) }"
+    plan = planned(text, **{"size.N": "1:1:1,2:2:2", "size.M": "4"})
+    assert [p.sizes for p in plan.profiles] == [((1, 1, 1), (4, 4, 4)), ((2, 2, 2), (4, 4, 4))]
+    with pytest.raises(UsageError, match=r"size\.N 2, size\.M 3"):
+        planned(text, **{"size.N": "1,2", "size.M": "1,2,3"})
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    file = opened(CONV)
+    again = opened(CONV)
+    assert file.plan == again.plan
+    assert bytes(file._map) == bytes(again._map)
+
+
 def chain(steps: int) -> str:
     """Reductions and expansions in turn, which do not fuse."""
     lines = ["a0 = Exp(x)"]

@@ -179,6 +179,7 @@ def test_asymmetric_codes_are_refused_with_what_to_do(tmp_path: Path) -> None:
         ({"size.M": "1:2:3"}, "no free size 'M', they have N"),
         ({"size.N": "4:2:8"}, "LEAST <= BEST <= MOST"),
         ({"size.N": "many"}, "size.N=1:8:32"),
+        ({"size.N": "1:1:1,2:2:8"}, "expected one size or LEAST:BEST:MOST"),
         ({"level": "9"}, "expected 0 to 5"),
         ({"refit": "yes"}, "expected true or false"),
         ({"levle": "3"}, "did you mean 'level'"),
