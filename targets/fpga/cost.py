@@ -40,12 +40,8 @@ class Cost:
 
 def cycles(node: d.Node, x: d.Tensor) -> int:
     """Cycles between the starts of two inferences, were the node alone and fed without pause."""
-    if isinstance(node, d.Engine):
-        return engine_cycles(node)
     beats_in = max(-(-x.elements // s.lanes) for s in node.inputs)
     beats_out = node.output.elements // node.lanes
-    if isinstance(node, d.Dense) and node.unrolled:
-        return max(beats_in, beats_out, 1)
     if isinstance(node, d.GlobalAverage):
         return max(beats_in, beats_out)
     if isinstance(node, d.Folded):
@@ -55,18 +51,6 @@ def cycles(node: d.Node, x: d.Tensor) -> int:
     if isinstance(node, d.MaxPool):
         return max(beats_out * math.prod(node.window.kernel), beats_in)
     return max(beats_in, beats_out)
-
-
-def engine_cycles(node: d.Engine) -> int:
-    """Each layer: the groups of `macs` outputs, each all inputs; then the requantizer's way to the next."""
-    total = 0
-    for layer in node.layers:
-        outputs, inputs = layer.weights.shape
-        total += -(-outputs // node.macs) * inputs + ENGINE_TURN
-    return total
-
-
-ENGINE_TURN = 24
 
 
 def products(node: d.Folded, x: d.Tensor) -> int:
@@ -86,14 +70,12 @@ def cost(node: d.Node, x: d.Tensor, device: Device) -> Cost:
     found = Cost(cycles(node, x))
     for s in node.inputs:
         found += fifo(s.lanes * BITS, s.depth)
-    shape = None if isinstance(node, d.Engine) else geometry(node, x)
+    shape = geometry(node, x)
     if shape is not None:
         single = shape.height == shape.width == 1  # nothing to count but beats
         found += Cost(bram=memory(node.inputs[0].lanes * BITS, shape.beats), lut=145 if single else 220)
     if isinstance(node, d.Folded):
         return found + _folded(node, x, device)
-    if isinstance(node, d.Engine):
-        return found + _engine(node, device)
     if isinstance(node, d.Add):
         each = sum(multipliers(BITS, m.bit_length(), device) for m in node.multipliers)
         return found + Cost(dsp=node.lanes * each, lut=node.lanes * 20 + fifo(node.lanes * BITS, 8).lut)
@@ -131,18 +113,6 @@ def requantizers(node: d.Folded, device: Device) -> Cost:
     constants = 0 if stored else bits * -(-groups // 64) * 3 // 5  # many of their bits are the same
     logic = constants + node.lanes * 80 + fifo(node.lanes * BITS, 16).lut
     return Cost(dsp=node.lanes * each, bram=stored + tables, lut=logic)
-
-
-def _engine(node: d.Engine, device: Device) -> Cost:
-    depth = sum(-(-len(n.weights) // node.macs) * n.weights.shape[1] for n in node.layers)
-    widest = max(n.accumulator for n in node.layers)
-    bits = max(sum(Scaling(n.bias, n.requantize, n.accumulator).widths) for n in node.layers)
-    factor = max(int(n.requantize.multiplier.max()).bit_length() for n in node.layers)
-    return Cost(
-        dsp=-(-node.macs // device.packing) + multipliers(widest, factor, device),
-        bram=memory(node.macs * BITS, depth) + memory(bits, sum(len(n.weights) for n in node.layers)),
-        lut=node.macs * (widest + 20) + 600,
-    )
 
 
 def multipliers(value: int, factor: int, device: Device) -> int:

@@ -176,25 +176,10 @@ class Dense(Folded):
     """A product with a matrix.
 
     weights: int8 [out channels, inputs], the inputs in the stream's order (height, width, channels). `simd` divides
-    the channels of the input and equals its lanes. `unrolled`: every product is wired by its constant, one beat of
-    all inputs a cycle (`simd` is all inputs, `pe` all outputs, the lanes are those of the streams).
+    the channels of the input and equals its lanes.
     """
 
     weights: Array
-    unrolled: bool = False
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Engine(Node):
-    """A chain of Dense layers on one shared array of `macs` multiply-accumulators, one layer after another.
-
-    Of a layer, `macs` outputs are computed at once, each cycle taking one input of the layer for all of them: groups
-    of outputs x inputs cycles. The layers' own `pe`, `simd` and streams are not used; their requantization is, one
-    element a cycle. `inputs` are those of the first layer, `output` that of the last.
-    """
-
-    layers: tuple[Dense, ...]
-    macs: int = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -141,8 +141,6 @@ def _ways(node: d.Node, x: d.Tensor) -> Iterator[d.Node]:
     elif isinstance(node, d.Depthwise | d.AveragePool | d.GlobalAverage):
         for pe in divisors(channels):
             yield _with(node, pe, pe=pe, lanes=_requantizers(pe, products(node, x)))
-    elif isinstance(node, d.Engine):
-        yield node
     else:
         for lanes in divisors(channels):
             if x.channels % lanes == 0:

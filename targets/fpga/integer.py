@@ -18,7 +18,6 @@ from tapeout.targets.fpga.dialect import (
     Conv,
     Dense,
     Depthwise,
-    Engine,
     GlobalAverage,
     Graph,
     Lookup,
@@ -65,13 +64,6 @@ def _(node: Depthwise, x: Array) -> Array:
 def _(node: Dense, x: Array) -> Array:
     sums = products(x.reshape(len(x), -1), node.weights) + node.bias
     return requantize(sums[:, None, None, :], node.requantize)
-
-
-@compute.register
-def _(node: Engine, x: Array) -> Array:
-    for layer in node.layers:
-        x = compute(layer, x)
-    return x
 
 
 @compute.register

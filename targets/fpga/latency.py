@@ -17,7 +17,7 @@ WINDOW, SUMS, CODES = 4, 3, 7
 
 def needed(node: d.Node, x: d.Tensor) -> float:
     """The share of the input that the first output needs."""
-    if isinstance(node, d.Dense | d.GlobalAverage | d.Engine):
+    if isinstance(node, d.Dense | d.GlobalAverage):
         return 1.0
     if isinstance(node, d.Conv | d.Depthwise | d.AveragePool | d.MaxPool):
         if node.window.kernel == (1, 1):
@@ -31,14 +31,14 @@ def stages(node: d.Node) -> int:
     """Cycles through a node's pipelines."""
     if isinstance(node, d.GlobalAverage):
         return CODES
-    if isinstance(node, d.Folded | d.Engine):
+    if isinstance(node, d.Folded):
         return WINDOW + SUMS + CODES
     return WINDOW + SUMS if isinstance(node, d.MaxPool) else CODES
 
 
 def parts(node: d.Node) -> int:
     """Into how many parts a node's work falls, of which the last can begin only with the last input."""
-    if isinstance(node, d.Dense | d.Engine):
+    if isinstance(node, d.Dense):
         return 1
     pixelwise = not isinstance(
         node, d.Conv | d.Depthwise | d.AveragePool | d.MaxPool

@@ -49,7 +49,7 @@ def _need(node: d.Node, tensors: dict[str, d.Tensor], found: Kept) -> None:
     if isinstance(node, d.Conv | d.Dense):
         x = tensors[node.inputs[0].tensor]
         found[x.name] |= read(node, x, made)
-    elif isinstance(node, d.Reshape | d.Engine):
+    elif isinstance(node, d.Reshape):
         for s in node.inputs:
             found[s.tensor][:] = True
         made[:] = True
@@ -68,7 +68,7 @@ def _coupled(graph: d.Graph, found: Kept) -> Kept:
     while True:
         before = {name: int(mask.sum()) for name, mask in found.items()}
         for node in graph.nodes:
-            if not isinstance(node, d.Conv | d.Dense | d.Reshape | d.Engine):
+            if not isinstance(node, d.Conv | d.Dense | d.Reshape):
                 _couple(node, found)
         if all(before[name] == int(mask.sum()) for name, mask in found.items()):
             return found
@@ -143,7 +143,6 @@ def operations(graph: d.Graph) -> int:
     """Multiply-accumulates of one inference."""
     total = 0
     for node in graph.nodes:
-        for layer in node.layers if isinstance(node, d.Engine) else (node,):
-            if isinstance(layer, d.Conv | d.Depthwise | d.Dense):
-                total += layer.output.pixels * math.prod(layer.weights.shape)
+        if isinstance(node, d.Conv | d.Depthwise | d.Dense):
+            total += node.output.pixels * math.prod(node.weights.shape)
     return total

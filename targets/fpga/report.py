@@ -22,7 +22,7 @@ def report(graph: d.Graph, before: d.Graph) -> dict[str, Any]:
     costs = [cost(n, tensors[n.inputs[0].tensor], place) for n in graph.nodes]
     total = functools.reduce(Cost.__add__, costs, Cost())
     whole = {n.name: n.output.channels for n in before.nodes}
-    forms = [r for n in _layers(graph) for r in [n.requantize]]
+    forms = [n.requantize for n in graph.nodes if isinstance(n, d.Folded)]
     return {
         "schema": SCHEMA,
         "name": graph.name,
@@ -51,13 +51,6 @@ def report(graph: d.Graph, before: d.Graph) -> dict[str, Any]:
             "synthesis by the vendor's tools", "the assumed clock", "power", "a board",
         ],
     }  # fmt: skip
-
-
-def _layers(graph: d.Graph) -> list[d.Folded]:
-    found: list[d.Folded] = []
-    for node in graph.nodes:
-        found += node.layers if isinstance(node, d.Engine) else [node] if isinstance(node, d.Folded) else []
-    return found
 
 
 def _layer(node: d.Node, x: d.Tensor, found: Cost, channels: int | None) -> dict[str, Any]:

@@ -156,4 +156,4 @@ def test_bench_counts_cycles(tmp_path: Path) -> None:
     tapeout.export(model, "fpga", output=tmp_path / "out", verify=False)
     (found,) = tapeout.bench(tmp_path / "out", against=model, runs=2)[1:]
     cycles = json.loads((tmp_path / "out" / "report.json").read_text())["predicted"]["interval_cycles"]
-    assert found.rate == pytest.approx(100e6 / cycles, rel=0.05)
+    assert 0 <= round(100e6 / found.rate) - cycles <= 20  # a few at the start of each row of windows
