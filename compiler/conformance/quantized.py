@@ -1,8 +1,9 @@
 """Random graphs that a target turns into integers: the whole road, from calibration to the runner.
 
 No two right runtimes agree on integers end to end, for one quantum early on moves everything behind it. So every
-kernel of the artifact is held to its row's bound on the integers that the artifact itself computed before it, as
-far as the runner shows them; and the outputs to the noise that rounding explains.
+kernel of the artifact is held to the quanta of its row's bound on the integers that the artifact itself computed
+before it, as far as the runner shows them; and the outputs to the noise that rounding explains. The rate of a bound
+is for data that are drawn for it (`generated.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from tapeout.compiler.declaration import Declaration
     from tapeout.compiler.target import Request, Target
 
-# RMS(device - source) is at most so many times RMS(graph - source), and so many steps of the output more: a random
-# graph has few elements, of which one may fall on the other side of a rounding early on.
+# RMS(device - source) is at most so many times RMS(graph - source), and so many steps of the output more for each
+# quantum of the widest bound: a random graph has few elements, of which one may fall on the other side of a rounding
+# early on.
 NOISE, STEPS = 4.0, 2.0
 SHARES = (1.0, 0.9, 0.8, 0.7)  # of a case's inputs, as calibration data: four samples are the least
 
@@ -51,7 +53,7 @@ def calibrated(request: Request, case: Case, target: Target) -> Request:
 
 def difference_in_integers(case: Case, model: ir.Model, rows: Declaration, runner: Any) -> str | None:
     """Where an artifact of `model`, as the target's passes left it, is wrong; else None."""
-    from tapeout.compiler.cluster_check import check_inside
+    from tapeout.compiler.cluster_check import check_inside, cut_clusters
     from tapeout.compiler.comparison import holders_of
     from tapeout.compiler.reference import Reference
 
@@ -67,13 +69,16 @@ def difference_in_integers(case: Case, model: ir.Model, rows: Declaration, runne
         if not np.array_equal(found[name], again[name]):
             return f"'{name}' is another one when the artifact runs again"
     for kernel in check_inside(model, rows, runner, feed):
-        if not kernel.holds:
+        if (
+            kernel.quanta > kernel.row.bound.quanta
+        ):  # at whatever rate: scales that fit make ties of every other sum
             return kernel.text()
+    worst = max((cut.row.bound.quanta for cut in cut_clusters(model, rows)), default=1)
     for name, source in case.outputs.items():
         made, right = (grids[name].real(a[name]) if name in grids else a[name] for a in (found, graph))
         far, near = _rms(made - source), _rms(right - source)
         step = 2 * float(np.abs(source).max(initial=0.0)) / _codes(case.scheme)
-        if not far <= NOISE * near + STEPS * step:
+        if not far <= NOISE * near + STEPS * worst * step:
             return f"'{name}' is {far:.2e} from the source, the graph in ONNX Runtime {near:.2e}"
     return None
 
