@@ -73,7 +73,7 @@ def difference_in_integers(case: Case, model: ir.Model, rows: Declaration, runne
             kernel.quanta > kernel.row.bound.quanta
         ):  # at whatever rate: scales that fit make ties of every other sum
             return kernel.text()
-    worst = max((cut.row.bound.quanta for cut in cut_clusters(model, rows)), default=1)
+    worst = max((1, *(cut.row.bound.quanta for cut in cut_clusters(model, rows))))
     for name, source in case.outputs.items():
         made, right = (grids[name].real(a[name]) if name in grids else a[name] for a in (found, graph))
         far, near = _rms(made - source), _rms(right - source)
