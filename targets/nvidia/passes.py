@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from tapeout.passes.decompose.attention import Attention
 from tapeout.passes.decompose.indexing import Hardmax, IntegerOneHot, Trilu
 from tapeout.passes.decompose.precision import Widen
 from tapeout.passes.decompose.quantized import QUANTIZED
 from tapeout.passes.decompose.recurrent import Steps
 from tapeout.passes.decompose.resizing import ResizeByMatMul
-from tapeout.sdk import CANONICALIZE, FUSION, WIDE, ChannelsLast, Decompose, Pass, Request, Rewrite, patterns
+from tapeout.sdk import (
+    CANONICALIZE,
+    FUSION,
+    WIDE,
+    ChannelsLast,
+    Declaration,
+    Decompose,
+    Pass,
+    Refusal,
+    Request,
+    Rewrite,
+    Rule,
+    patterns,
+)
 from tapeout.targets.nvidia.legalize import OVER_TWO_AXES
 from tapeout.targets.nvidia.options import CheckOptions
 from tapeout.targets.nvidia.precision import HALF, HALF_OPS, WIDE_OPS, ComputeInHalf
@@ -30,9 +45,26 @@ KNOWN: Mapping[str, str] = {
 LAYOUT = frozenset({"Conv", "MaxPool", "AveragePool", "DepthToSpace", "SpaceToDepth"})
 UNROLLED = 64  # steps of a recurrent operator that are written one by one
 # Kernels here accumulate in float32 whatever they read and write.
-ACCUMULATING = ("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceMean")
+ACCUMULATING = ("Attention", "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceMean")
 TO_SINGLE = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.BFLOAT16: ir.DataType.FLOAT}
-WIDE_ATTENTION = Rewrite("wide-attention", (Widen(("Attention",), TO_SINGLE),))
+
+
+@dataclass(frozen=True)
+class _Refused(Rule):
+    """`rule` on the attention that no row takes."""
+
+    rule: Rule
+    rows: Declaration
+    ops: Sequence[str] = ("Attention",)
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    def apply(self, node: ir.Node) -> ir.Node | str | None:
+        return self.rule.apply(node) if isinstance(self.rows.match(node), Refusal) else None
+
+
 WIDE_SUMS = Rewrite("wide-sums", (Widen(tuple(op for op in WIDE_OPS if op not in ACCUMULATING), TO_SINGLE),))
 WRITTEN_OUT = Rewrite("write-out", (ResizeByMatMul(), Steps(UNROLLED), Trilu(), IntegerOneHot(), Hardmax()))
 
@@ -44,7 +76,7 @@ def passes(request: Request) -> tuple[Pass, ...]:
         CheckOptions("nvidia", KNOWN, request.options),
         *CANONICALIZE,
         *FUSION,
-        WIDE_ATTENTION,
+        *attention(request),
         WRITTEN_OUT,
         Decompose(kept),
         OVER_TWO_AXES,
@@ -56,6 +88,15 @@ def passes(request: Request) -> tuple[Pass, ...]:
         ChannelsLast(),
         *CANONICALIZE,
     )
+
+
+def attention(request: Request) -> tuple[Pass, ...]:
+    """What writes attention out that the kernel does not take: past keys, windows, capped scores."""
+    from tapeout.targets.nvidia import declaration
+
+    rows = declaration(request.device)
+    wide = _Refused(Widen(("Attention",), TO_SINGLE), rows)
+    return (Rewrite("wide-attention", (wide,)), Rewrite("attention", (_Refused(Attention(), rows),)))
 
 
 def half(request: Request) -> tuple[Pass, ...]:

@@ -43,4 +43,15 @@ def within(call: Call) -> Any:
     return True
 
 
-QUANTITIES: tuple[Quantity, ...] = (known, within)
+@quantity("attention.plain", "lengths that fit")
+def plain(call: Call) -> Any:
+    """True where the size of a head is known and the mask, if there is one, is as long as the keys."""
+    q, k, v = (g.dims(call.value(p)) for p in "QKV")
+    if q is None or k is None or v is None or not all(isinstance(s[-1], int) for s in (q, k, v)):
+        return None
+    mask = call.value("attn_mask")
+    shape = g.dims(mask) if mask is not None else (k[-2],)
+    return shape is not None and len(shape) <= 4 and shape[-1] == k[-2]
+
+
+QUANTITIES: tuple[Quantity, ...] = (known, within, plain)

@@ -148,6 +148,28 @@ def gemm(reads: Arrays, writes: Arrays, numbers: Numbers, facts: Facts) -> None:
     writes[0].reshape(batch, m, n)[...] = evaluate(facts["program"], [product, *extras])
 
 
+def attention(reads: Arrays, writes: Arrays, numbers: Numbers, facts: Facts) -> None:
+    batch, heads, groups, rows, columns = numbers[:5]
+    depth, wide = facts["depth"]
+    steps = [(*numbers[5 + 3 * i : 8 + 3 * i], 1) for i in range(4)]
+    shapes = ((heads, rows, depth), (groups, columns, depth), (groups, columns, wide))
+    q, k, v = (
+        strided(widened(x), (batch, *s), t) for x, s, t in zip(reads[:3], shapes, steps[:3], strict=True)
+    )
+    k, v = (np.repeat(x, heads // groups, 1) for x in (k, v))
+    scores = np.matmul(q, k.transpose(0, 1, 3, 2)) * np.float32(facts["scale"])
+    if len(reads) > 3:
+        mask = strided(reads[3], scores.shape, numbers[17:21])
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + widened(mask)
+    if facts["causal"]:
+        scores = np.where(np.tri(rows, columns, dtype=np.bool_), scores, -np.inf)
+    most = scores.max(-1, keepdims=True, initial=-np.inf)
+    powers = np.exp(scores - np.where(np.isneginf(most), 0, most))
+    total = powers.sum(-1, keepdims=True)
+    made = np.matmul(powers / np.where(total == 0, 1, total), v)
+    strided(writes[0], (batch, heads, rows, wide), steps[3])[...] = made
+
+
 def conv(reads: Arrays, writes: Arrays, numbers: Numbers, facts: Facts) -> None:
     n, h, w, c, oh, ow, o = numbers[:7]
     x, kernel, group = widened(reads[0]), widened(reads[1]), facts["group"]
@@ -217,4 +239,5 @@ KERNELS: dict[str, Callable[[Arrays, Arrays, Numbers, Facts], None]] = {
     "copy": copy, "fill": fill, "sizes": sizes, "map": map_, "gather": gather,
     "gather_elements": gather_elements, "gather_nd": gather_nd, "reduce": reduce,
     "softmax": softmax, "normalize": normalize, "gemm": gemm, "conv": conv, "depthwise": conv, "pool": pool,
+    "attention": attention,
 }  # fmt: skip

@@ -77,6 +77,11 @@ def resident(made: Source) -> int:
 def flops(launch: Launch, made: Source, sizes: Sequence[int]) -> float:
     """Operations of a product, counting what tiles compute beyond its edges, and more for small tiles, which load
     more for each; 0 for what only moves."""
+    if launch.operation == "attention":
+        batch, heads, _, rows, columns = (value(code, sizes) for code in numbers(launch)[:5])
+        depth = launch.attributes["depth"]
+        assert isinstance(depth, tuple)
+        return 2.0 * batch * heads * rows * columns * sum(map(int, depth))
     found = product(launch, sizes)
     if found is None:
         return 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from tapeout.sdk import UnsupportedError
 from tapeout.targets.nvidia.fuse import numbers
-from tapeout.targets.nvidia.kernels import tiles
+from tapeout.targets.nvidia.kernels import attended, tiles
 from tapeout.targets.nvidia.kernels.source import TYPES, Source, expression, load, made, store
 from tapeout.targets.nvidia.plan import expressions as e
 from tapeout.targets.nvidia.plan.expressions import Code
@@ -277,6 +277,6 @@ def _place(x: str, *, largest: bool, last: bool) -> list[str]:
 TEMPLATES: dict[str, Callable[[Launch, list[str], list[Code]], Source]] = {
     "map": map_, "copy": copy, "fill": fill, "sizes": sizes, "gather": gather, "gather_elements": gather_elements,
     "gather_nd": gather_nd, "softmax": softmax, "normalize": normalize, "reduce": reduce, "gemm": tiles.gemm,
-    "conv": tiles.conv, "depthwise": tiles.depthwise, "pool": tiles.pool,
+    "attention": attended.attention, "conv": tiles.conv, "depthwise": tiles.depthwise, "pool": tiles.pool,
 }  # fmt: skip
 TILED = {"gemm": tiles.gemm, "conv": tiles.conv}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from tapeout.targets.nvidia.lower import elementwise, moving, products, reductions, windows
+from tapeout.targets.nvidia.lower import attended, elementwise, moving, products, reductions, windows
 from tapeout.targets.nvidia.lower.builder import Builder
 
 LOWERINGS: dict[str, Callable[[Builder, ir.Node], None]] = {
@@ -32,6 +32,7 @@ LOWERINGS: dict[str, Callable[[Builder, ir.Node], None]] = {
     "normalize": reductions.normalize,
     "matmul": products.matmul,
     "gemm": products.gemm,
+    "attention": attended.attention,
     "conv": windows.convolution,
     "pool": windows.pool,
 }

@@ -42,6 +42,18 @@ def attention() -> Case:
     return text, {"q": drawn(5, 2, 2, 19, 8), "k": drawn(6, 2, 2, 8, 19), "v": drawn(7, 2, 2, 19, 8)}
 
 
+def fused_attention(attributes: str, mask: str) -> Callable[[], Case]:
+    """Two heads of Q for each of K and V, packed; 35 keys for 19 rows."""
+    extra = f", {mask} m" if mask else ""
+    text = f"""agraph (float[2, 19, 24] q, float[2, 35, 12] k, float[2, 35, 10] v{extra}) => (float[2, 19, 20] y) {{
+        y = Attention<q_num_heads = 4, kv_num_heads = 2{attributes}>(q, k, v{", m" if mask else ""})
+    }}"""
+    inputs = {"q": drawn(20, 2, 19, 24), "k": drawn(21, 2, 35, 12), "v": drawn(22, 2, 35, 10)}
+    if mask:
+        inputs["m"] = drawn(23, 19, 35) > 0 if "bool" in mask else drawn(23, 2, 1, 19, 35)
+    return lambda: (text, inputs)
+
+
 def convolution(attributes: str, channels: int, outputs: int, group: int, size: str) -> Callable[[], Case]:
     text = f"""agraph (float[2, {channels}, 9, 7] x, float[{outputs}, {channels // group}, 3, 3] w, float[{outputs}] b)
     => (float[2, {outputs}, {size}] y) {{
@@ -86,6 +98,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "gemm float32": lambda: products("float32"),
     "gemm float16": lambda: products("float16"),
     "attention": attention,
+    "fused attention": fused_attention("", ""),
+    "masked attention": fused_attention("", "float[2, 1, 19, 35]"),
+    "hidden attention": fused_attention("", "bool[19, 35]"),
+    "causal attention": fused_attention(", is_causal = 1", ""),
     "conv": convolution("pads = [1, 1, 1, 1], strides = [2, 2]", 5, 20, 1, "5, 4"),
     "conv in groups": convolution("pads = [1, 0, 0, 1], dilations = [2, 1]", 6, 4, 2, "6, 6"),
     "depthwise": convolution("pads = [1, 1, 1, 1]", 6, 6, 6, "9, 7"),

@@ -22,6 +22,7 @@ from tapeout.targets.nvidia.plan.read import PlanFile
 from tapeout.targets.nvidia.plan.write import write
 from tapeout.targets.nvidia.reference import KERNELS
 from tests.assets import model_path, needs_assets
+from tests.targets.nvidia.cases import CASES
 from tests.targets.nvidia.road import agrees, opened, planned, ran
 
 RNG = np.random.default_rng(5)
@@ -200,6 +201,23 @@ def test_lives_do_not_share_places() -> None:
         for b, (begin, end) in alive.items():
             if a < b and first <= end and begin <= last:
                 assert profile.offsets[a] != profile.offsets[b]
+
+
+@pytest.mark.parametrize(
+    "name", ["fused attention", "masked attention", "hidden attention", "causal attention"]
+)
+def test_attention_is_one_launch(name: str) -> None:
+    text, inputs = CASES[name]()
+    assert operations(planned(text)) == ["attention"]
+    agrees(text, inputs)
+
+
+def test_attention_with_capped_scores_is_written_out() -> None:
+    text = """agraph (float[1, 2, 5, 4] q, float[1, 2, 5, 4] k, float[1, 2, 5, 4] v) => (float[1, 2, 5, 4] y) {
+        y = Attention<softcap = 2.0>(q, k, v)
+    }"""
+    assert operations(planned(text)).count("gemm") == 2
+    agrees(text, {name: real(1, 2, 5, 4) for name in "qkv"})
 
 
 def test_axes_that_stand_together_are_one() -> None:
