@@ -58,7 +58,7 @@ CASES = (
     Case("yolox-channels-30", "yolox_nano", "--prune channels=0.3,multiple=16"),
     Case("minilm-channels-30", "minilm_l6", "--prune channels=0.3,multiple=16", TOKENS),
     Case("minilm-svd-30", "minilm_l6", "--factorize svd=0.3,multiple=16", TOKENS),
-    Case("minilm-1x4", "minilm_l6", "--prune magnitude=1x4:0.9 --option sparse=true", TOKENS, False, ("tflite",)),
+    Case("ad01-1x4", "ad01_autoencoder", "--prune magnitude=1x4:0.9 --option sparse=true", "", False, ("tflite",)),
 )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def export(model: Path, target: str, options: str, calibration: Path, out: Path)
         "--json",
     ]
     command += ["--no-verify", *options.split()]
-    if "--prune" in options or "--factorize" in options:
+    if ("--prune" in options or "--factorize" in options) and "magnitude" not in options:
         command += ["--calibration", str(calibration)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
