@@ -53,7 +53,7 @@ def _timers(artifact: Path, request: Request, hint: str | None) -> Sequence[Time
 TARGET = Target(
     name="fpga",
     suffix=".fpga",
-    schemes=("int8", "int8-fixed", "int8w4"),
+    schemes=("int8", "int8-fixed"),
     devices=("xc7z020", "xc7a100t", "xcu250", "ecp5-85"),
     declaration=declaration,
     passes=_passes,

@@ -115,7 +115,7 @@ def _too_large(chosen: list[Folding], device: Device) -> BudgetError:
             )
     return BudgetError(
         f"the smallest circuit does not fit {device.name}: " + "; ".join(parts),
-        hint="take a larger device, prune channels (--prune), or store weights in 4 bits (--quantize int8w4)",
+        hint="take a larger device, or prune channels (--prune channels=0.3)",
         nodes=[_called(o.node) for o in chosen][:10],
     )
 

@@ -126,7 +126,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         tapeout.inspect(tmp_path / "out")
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int8-fixed", "int8w4"])
+@pytest.mark.parametrize("scheme", ["int8", "int8-fixed"])
 def test_a_float_model_is_quantized_on_the_way(tmp_path: Path, scheme: str) -> None:
     rng = np.random.default_rng(0)
     net = Network((1, 3, 8, 8), 4)
