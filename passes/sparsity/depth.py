@@ -25,8 +25,7 @@ from tapeout.compiler.rewriting import Changes, Declined
 from tapeout.passes.quantization.layers import spread
 from tapeout.passes.sparsity.layers import Layer, layers
 from tapeout.passes.sparsity.prune import SAMPLES, Sequential
-from tapeout.passes.sparsity.trial import SAMPLES as TRIED
-from tapeout.passes.sparsity.trial import loss
+from tapeout.passes.sparsity.trial import loss, tried
 
 Array = np.ndarray[Any, Any]
 
@@ -154,7 +153,7 @@ class Gates:
         session = open_session(to_bytes(probe), None, 2)
         if session is None:
             raise InvalidModelError("the model does not run in ONNX Runtime")
-        self._session, self._feeds = session, spread(feeds, TRIED)
+        self._session, self._feeds = session, tried(model, feeds)
         self._outputs = [v.name or "" for v in model.graph.outputs if v.dtype == ir.DataType.FLOAT]
         self._whole = self._run(())
 

@@ -10,13 +10,15 @@ import onnx_ir as ir
 
 from tapeout.compiler.errors import InvalidModelError
 from tapeout.compiler.ir.save import to_bytes
+from tapeout.compiler.operations import operations
 from tapeout.compiler.reference import open_session
 from tapeout.passes.quantization.layers import spread
+from tapeout.passes.sparsity.layers import layers
 
 Array = np.ndarray[Any, Any]
 
-# Samples that are tried.
-SAMPLES = 8
+# Samples that are tried: the least and the most, in between as many as so many multiply-accumulates allow.
+FEWEST, MOST, WORK = 8, 32, 10**9
 
 
 class Trial:
@@ -33,13 +35,19 @@ class Trial:
             raise InvalidModelError("the model does not run in ONNX Runtime")
         self._session = session
         self._outputs = [v.name or "" for v in model.graph.outputs if v.dtype == ir.DataType.FLOAT]
-        self._feeds = spread(feeds, SAMPLES)
+        self._feeds = tried(model, feeds)
         self._clean = [session.run(self._outputs, feed) for feed in self._feeds]
 
     def lost(self, values: Mapping[str, Array]) -> float:
         """Share of the variance of each float output that is lost with `values` by name, summed over outputs."""
         found = [self._session.run(self._outputs, {**feed, **values}) for feed in self._feeds]
         return loss(found, self._clean)
+
+
+def tried(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Sequence[Mapping[str, Array]]:
+    """Those of `feeds` that a model is tried on."""
+    each = sum(operations(f.node, assume=1) or 0 for f in layers(model.graph))
+    return spread(feeds, min(max(FEWEST, WORK // max(each, 1)), MOST))
 
 
 def loss(found: Sequence[Sequence[Array]], clean: Sequence[Sequence[Array]]) -> float:
