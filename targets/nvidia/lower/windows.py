@@ -9,11 +9,14 @@ from tapeout.targets.nvidia.lower.builder import Builder
 from tapeout.targets.nvidia.plan import expressions as e
 from tapeout.targets.nvidia.plan.parts import Value
 
-ZERO = e.number(0)
+ZERO, ONE = e.number(0), e.number(1)
+# A window that sees each element once.
+POINTWISE = {"kernel": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0)}
 
 
 def convolution(b: Builder, node: ir.Node) -> None:
-    """ConvNHWC(X [N,H,W,C], W [O,KH,KW,C/group], B [O]) -> conv, or depthwise where each channel is a group
+    """ConvNHWC(X [N,H,W,C], W [O,KH,KW,C/group], B [O]) -> conv, depthwise where each channel is a group, and the
+    product of matrices that it is where its window is one element
 
     Numbers: n, h, w, c, output h, output w, o; then of each operand of the epilogue its strides over the rows
     (positions) and columns (channels) of the result.
@@ -31,6 +34,12 @@ def convolution(b: Builder, node: ir.Node) -> None:
         numbers += [ZERO, e.number(1)]
         program = ("x0", "x1", "add")
     facts: dict[str, Value] = {"group": group, "program": program, **window(node, kernel[1:3])}
+    if group == 1 and all(facts[name] == plain for name, plain in POINTWISE.items()):
+        rows = e.product([n, h, wide])
+        product = [ONE, rows, o, c, ZERO, c, ONE, ZERO, ONE, c]
+        further = [ZERO, ZERO, ONE] if bias is not None else []
+        b.launch("gemm", node, reads, [target], [*product, *further], {"program": program})
+        return
     name = "depthwise" if group > 1 and kernel[3] == 1 and c == o else "conv"
     b.launch(name, node, reads, [target], numbers, facts)
 

@@ -119,6 +119,17 @@ def test_convolutions_have_the_channels_last_and_epilogues() -> None:
     agrees(CONV, {"x": real(3, 4, 9, 7)})
 
 
+def test_a_window_of_one_element_is_a_product() -> None:
+    text = """agraph (float[2, 4, 3, 5] x, float[6, 4, 1, 1] w, float[6] b, float[2, 6, 3, 5] r)
+    => (float[2, 6, 3, 5] y) {
+        c = Conv(x, w, b)
+        s = Add(c, r)
+        y = Relu(s)
+    }"""
+    assert operations(planned(text)).count("gemm") == 1 and "conv" not in operations(planned(text))
+    agrees(text, {"x": real(2, 4, 3, 5), "w": real(6, 4, 1, 1), "b": real(6), "r": real(2, 6, 3, 5)})
+
+
 @pytest.mark.parametrize("batch", [1, 3, 17])
 def test_the_same_plan_runs_at_every_size(batch: int) -> None:
     agrees(CONV, {"x": real(batch, 4, 9, 7)})
