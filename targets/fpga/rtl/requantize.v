@@ -96,6 +96,8 @@ module tapeout_requantize #(
                 (* ram_style = "block" *) reg [SUM_BITS-1:0] entries[0:(TABLES<<BITS)-1];
                 initial $readmemh(ENTRIES, entries);
                 reg [IB-1:0] number2, number3, number4, number5, number6, number7;
+                // Yosys 0.23 moves a register into the multiplier behind it although others read it: `keep` forbids.
+                (* keep *) reg signed [SUM_BITS-1:0] kept2;
                 reg signed [SUM_BITS-1:0] sum3, sum4, sum5, sum6, sum7, entry7;
                 reg signed [BITS-1:0] code7, code8;
                 wire [BITS-1:0] step = code6 - LOW;
@@ -103,8 +105,9 @@ module tapeout_requantize #(
                 always @(posedge clk) begin
                     {number2, number3, number4} <= {fields[WB-1-:IB], number2, number3};
                     {number5, number6, number7} <= {number4, number5, number6};
-                    {sum3, sum4, sum5, sum6, sum7} <= {sum2, sum3, sum4, sum5, sum6};
-                    entry7 <= entries[{table_index, step}];
+                    kept2 <= sum1 + bias;
+                    {sum3, sum4, sum5, sum6, sum7} <= {kept2, sum3, sum4, sum5, sum6};
+                    if (valid[6]) entry7 <= entries[{table_index, step}];
                     code7 <= code6;
                     code8 <= code7 + (number7 != 0 && code7 < HIGH && sum7 >= entry7 ? 1 : 0);
                 end
