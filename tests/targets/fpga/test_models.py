@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,15 @@ def test_all_samples_cycle_by_cycle_and_in_c(name: str, tmp_path: Path) -> None:
 
     in_c = CSimulation(graph, hls.emit(graph), tmp_path / "hls").run(codes)
     assert np.array_equal(in_c[output], expected)
+
+
+def test_no_pattern_of_stalls_stops_the_skip_connections_of_resnet8(tmp_path: Path) -> None:
+    """Every stream of the whole network pauses at random, in 1,000 ways: the same codes, and no deadlock."""
+    graph = folded("ic01_resnet8")
+    codes = {graph.input_ports[0].tensor: evaluation(graph, "ic01_resnet8")[:1]}
+    (output,) = (p.tensor for p in graph.output_ports)
+    expected = integer.run(graph, codes)[output]
+    simulation = Simulation(graph, verilog.emit(graph, packing=2, stalls=True), tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        for made, _ in pool.map(lambda seed: simulation.run(codes, seed=seed), range(1, 1001)):
+            assert np.array_equal(made[output], expected)
