@@ -8,7 +8,7 @@ modules of xc7; they are estimates.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga.devices import Device
@@ -19,6 +19,8 @@ SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 BITS = 8  # of an element
 # A FIFO of more cells than this, of 3 bits by 64 words in four lookup tables, lies in a memory.
 CELLS = 16
+# What is left of lookup tables where synthesis looks across modules.
+ACROSS = 0.9
 # A table of constants of more words than this lies in a memory.
 WORDS = 512
 
@@ -67,6 +69,11 @@ def products(node: d.Folded, x: d.Tensor) -> int:
 
 def cost(node: d.Node, x: d.Tensor, device: Device) -> Cost:
     """What a node with its window, its memories, its width converters and the FIFOs of its inputs takes."""
+    found = _modules(node, x, device)
+    return replace(found, lut=round(found.lut * ACROSS))
+
+
+def _modules(node: d.Node, x: d.Tensor, device: Device) -> Cost:
     found = Cost(cycles(node, x))
     for s in node.inputs:
         found += fifo(s.lanes * BITS, s.depth)
@@ -111,7 +118,7 @@ def requantizers(node: d.Folded, device: Device) -> Cost:
     entries = len(form.tables) * 256
     tables = node.lanes * memory(node.accumulator, entries) if entries else 0
     constants = 0 if stored else bits * -(-groups // 64) * 3 // 5  # many of their bits are the same
-    logic = constants + node.lanes * 80 + fifo(node.lanes * BITS, 16).lut
+    logic = constants + node.lanes * 60 + fifo(node.lanes * BITS, 16).lut
     return Cost(dsp=node.lanes * each, bram=stored + tables, lut=logic)
 
 
