@@ -10,7 +10,6 @@ import pytest
 
 from tapeout.targets.fpga import hls, integer, verilog
 from tapeout.targets.fpga.csim import CSimulation
-from tapeout.targets.fpga.depths import with_depths
 from tapeout.targets.fpga.devices import device
 from tapeout.targets.fpga.dialect import Graph
 from tapeout.targets.fpga.fold import fold
@@ -27,7 +26,7 @@ DEVICE = "xc7z020"
 
 
 def folded(name: str) -> Graph:
-    return with_depths(fold(circuit(published(name, tail=False)), device(DEVICE)))
+    return fold(circuit(published(name, tail=False)), device(DEVICE))
 
 
 def evaluation(graph: Graph, name: str) -> np.ndarray:
