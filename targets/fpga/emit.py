@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from tapeout.sdk import Request, json_bytes
-from tapeout.targets.fpga import declaration, hls, project, report, serial, verilog
+from tapeout.targets.fpga import declaration, hls, project, report, serial, synth, verilog
 from tapeout.targets.fpga import dialect as d
 from tapeout.targets.fpga.devices import device
 from tapeout.targets.fpga.fold import fold
@@ -28,15 +28,18 @@ def emit(model: ir.Model, folder: Path, request: Request) -> None:
 
 def contents(model: ir.Model, request: Request) -> dict[str, bytes]:
     """The files of the circuit's folder by their path in it; the same for the same model and request."""
-    place = device(request.device)
+    place, synthesis = device(request.device), synth.wanted(request.options)
     whole = lower(model, declaration(request.device), request.device)
     graph = with_latency(fold(whole, place))
+    circuit = verilog.emit(graph, packing=place.packing)
+    counted = {"synthesis/counts.json": json_bytes(synth.counts(circuit, place))} if synthesis else {}
     return {
         serial.FILE: serial.dump(graph),
         **told(graph, whole),
-        **verilog.emit(graph, packing=place.packing),
+        **circuit,
         **hls.emit(graph),
         **project.emit(graph, place),
+        **counted,
     }
 
 
