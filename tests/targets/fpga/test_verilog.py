@@ -31,7 +31,8 @@ def check(graph: Graph, maker: Maker, simulation: Simulation, seeds: range, samp
 
 
 @needs_verilator
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 6))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
 def test_every_kind_of_node_under_stalls(seed: int, tmp_path: Path) -> None:
     maker = every_kind(seed)
     graph = maker.graph()
@@ -40,7 +41,9 @@ def test_every_kind_of_node_under_stalls(seed: int, tmp_path: Path) -> None:
 
 
 @needs_verilator
-@pytest.mark.parametrize("network", [mlp, cnn, residual])
+@pytest.mark.parametrize(
+    "network", [mlp, *(pytest.param(n, marks=pytest.mark.slow) for n in (cnn, residual))]
+)
 def test_small_networks_under_stalls(network: type[Maker], tmp_path: Path) -> None:
     maker = network()
     graph = with_depths(maker.graph())
