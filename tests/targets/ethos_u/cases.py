@@ -196,7 +196,9 @@ def positions(rng: RNG, act: str) -> Cluster:
     depth = int(rng.choice([5, 100, 127, 128, 140]))
     axis = int(rng.choice([-1, -1, 1]))
     keep = int(depth == 100)
-    return Cluster(f"y = ArgMax <axis = {axis}, keepdims = {keep}> (a)", {"a": (1, 3, 3, depth)}, output="int64")
+    return Cluster(
+        f"y = ArgMax <axis = {axis}, keepdims = {keep}> (a)", {"a": (1, 3, 3, depth)}, output="int64"
+    )
 
 
 FAMILIES: tuple[Callable[[RNG, str], Cluster], ...] = (
