@@ -161,7 +161,7 @@ def calibrate(
     notify: Callable[[str], None] | None = None,
 ) -> Calibrated:
     """Measure what the tensors of `model` hold on the calibration data, for one or more targets (default: all
-    that have a static scheme), and write it to `output` (a `.json`): one file serves many exports.
+    that have a static scheme and take the model), and write it to `output` (a `.json`): one file serves many exports.
 
     `calibration` is a path, "random", "FILE.py:FUNCTION", a callable that gives samples, or Statistics;
     `quantize` is the scheme that the passes before the measurement are chosen for (default: int8). The other
@@ -188,6 +188,7 @@ def calibrate(
         samples = Samples(calibration, preprocess, cache, jobs)
         merged: Statistics | None = None
         names = []
+        refused: UnsupportedError | None = None
         for one in chosen:
             if notify is not None:
                 notify("read")
@@ -196,12 +197,19 @@ def calibrate(
             request = replace(request, calibration=samples.open(prepared))
             if notify is not None:
                 notify("measure")
-            measured = portable(_measured(prepared, found, request), prepared.model)
+            try:
+                measured = portable(_measured(prepared, found, request), prepared.model)
+            except UnsupportedError as error:
+                if target is not None:
+                    raise
+                refused = error  # nobody asked for this one
+                continue
             if prepared.files:
                 measured.about["model"] = files.digest(prepared.files[0])[0]
             merged = measured if merged is None else _both(merged, measured)
             names.append(found.name)
-        assert merged is not None
+        if merged is None:
+            raise refused or UsageError("no target that is installed has a static scheme")
         if place is not None:
             with files.Stage() as stage:
                 stage.write(place, to_bytes(merged))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from tapeout.compiler.ir.dimensions import (
@@ -43,9 +43,11 @@ sizes = st.fixed_dictionaries({name: st.integers(0, 50) for name in NAMES})
 @given(expressions(), expressions(), st.integers(1, 7), sizes)
 def test_arithmetic_means_what_it_says(a: Dim, b: Dim, k: int, at: dict[str, int]) -> None:
     x, y = bind(a, at), bind(b, at)
-    assert bind(a + b, at) == x + y
-    assert bind(a - b, at) == x - y
-    assert bind(a * b, at) == x * y
+    try:
+        found = a + b, a - b, a * b
+    except Undecided:  # of so many terms that arithmetic gives up, as it says
+        reject()
+    assert [bind(f, at) for f in found] == [x + y, x - y, x * y]
     assert bind(floor_divide(a, k), at) == x // k
     if nonnegative(a):
         assert x >= 0
