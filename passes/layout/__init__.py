@@ -19,10 +19,6 @@ from tapeout.passes.layout.search import solve
 
 __all__ = ["LAST_AXIS", "ChannelsLast", "Transposed", "needed_transposes", "removable_transposes"]
 
-# Where a graph's own Transposes ask for several orders, what the search ends with hangs on where it began: it begins
-# so often, each time with what it made before.
-STARTS = 4
-
 
 @dataclass(frozen=True)
 class ChannelsLast:
@@ -39,11 +35,8 @@ class ChannelsLast:
 
     def __call__(self, model: ir.Model) -> Changes:
         count = len(set_layout(model, self.layouts)) if self.layouts else 0
-        for _ in range(STARTS):
-            for graph in list(g.graphs(model)):
-                problem = Problem(graph, frozenset(self.last_axis))
-                solve(problem)
-                count += Rebuild(model, problem).run()
-            if not removable_transposes(model, self.last_axis):
-                break
+        for graph in list(g.graphs(model)):
+            problem = Problem(graph, frozenset(self.last_axis))
+            solve(problem)
+            count += Rebuild(model, problem).run()
         return Changes(count)
