@@ -25,9 +25,10 @@ from tapeout.compiler.errors import UsageError
 from tapeout.compiler.ir import graph as g
 from tapeout.compiler.operations import operations
 from tapeout.compiler.pipeline import Pass
+from tapeout.compiler.recipe import Recipe
 from tapeout.compiler.reference import Reference
 from tapeout.compiler.rewriting import Changes
-from tapeout.compiler.schemes import FLOAT32, WEIGHTS
+from tapeout.compiler.schemes import FLOAT32, STATIC, WEIGHTS, Scheme
 from tapeout.passes.quantization.clipping import saturating
 from tapeout.passes.quantization.dynamic import declare_rounding, forget_rounding
 from tapeout.passes.quantization.equalization import Equalize
@@ -43,6 +44,8 @@ from tapeout.passes.quantization.weights import PLACES, Store, readers
 
 if TYPE_CHECKING:
     from tapeout.compiler.calibration import Calibration
+    from tapeout.compiler.declaration import Declaration
+    from tapeout.compiler.target import Request
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
@@ -256,6 +259,31 @@ def refined(
 
     chosen = None if integers_only else islands
     return Refined(quantize, samples, chosen, most=None if choice == "full" else MOST_WORK)
+
+
+def static_quantization(
+    request: Request,
+    rows: Declaration,
+    scheme: Scheme | None = None,
+    integers_only: bool = False,
+    islands: Islands = Islands(),  # noqa: B008
+) -> tuple[Pass, ...]:
+    """What makes integers of activations and weights by `scheme` (None: by the request's, where that is static) as the
+    target's `rows` take them; nothing without a static scheme. Where `scheme` is not the request's, only what rules
+    of the recipe name is quantized. `integers_only` and `islands` as for `refined`."""
+    scheme = scheme or STATIC.get(request.scheme)
+    if scheme is None:
+        return ()
+    calibration, recipe = request.calibration, request.recipe or Recipe()
+    quantize = Quantize(
+        scheme,
+        rows,
+        None if calibration is None else lambda: calibration.collected,
+        recipe if scheme.name == request.scheme else recipe.otherwise(FLOAT32),
+        request.dtypes,
+    )
+    whole = integers_only or bool(request.dtypes) or not recipe.islands
+    return (refined(quantize, calibration, request.options.get(OPTION, "auto"), whole, islands),)
 
 
 def effort(model: ir.Model) -> float:

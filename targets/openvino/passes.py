@@ -58,23 +58,10 @@ def integers(request: Request) -> tuple[Pass, ...]:
     if request.scheme not in STATIC:
         return ()
     from tapeout.passes.quantization.islands import Islands
-    from tapeout.passes.quantization.refined import OPTION as REFINE
-    from tapeout.passes.quantization.refined import refined
-    from tapeout.sdk import Quantize
+    from tapeout.passes.quantization.refined import static_quantization
     from tapeout.targets.openvino import declaration
 
-    calibration, recipe = request.calibration, request.recipe or Recipe()
-    quantize = Quantize(
-        STATIC[request.scheme],
-        declaration(request.device),
-        None if calibration is None else lambda: calibration.collected,
-        recipe,
-        request.dtypes,
-    )
-    whole = bool(request.dtypes) or not recipe.islands
-    return (
-        refined(quantize, calibration, request.options.get(REFINE, "auto"), whole, Islands(broken=BROKEN)),
-    )
+    return static_quantization(request, declaration(request.device), islands=Islands(broken=BROKEN))
 
 
 def storage(request: Request) -> tuple[Pass, ...]:

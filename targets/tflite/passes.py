@@ -11,7 +11,6 @@ from tapeout.passes.quantization.half_storage import HalfStorage
 from tapeout.sdk import (
     CANONICALIZE,
     FLOAT16,
-    FLOAT32,
     FUSION,
     STATE,
     STATIC,
@@ -109,21 +108,11 @@ def integers(request: Request) -> tuple[Pass, ...]:
     scheme = static(request)
     if scheme is None:
         return ()
-    from tapeout.passes.quantization.refined import OPTION as REFINE
-    from tapeout.passes.quantization.refined import refined
-    from tapeout.sdk import Quantize
+    from tapeout.passes.quantization.refined import static_quantization
     from tapeout.targets.tflite import declaration
 
-    calibration, recipe = request.calibration, request.recipe or Recipe()
-    quantize = Quantize(
-        scheme,
-        declaration(request.device),
-        None if calibration is None else lambda: calibration.collected,
-        recipe if scheme.name == request.scheme else recipe.otherwise(FLOAT32),
-        request.dtypes,
-    )
-    whole = bool(request.dtypes) or request.device not in ("cpu", "gpu", "micro") or not recipe.islands
-    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
+    npu = request.device not in ("cpu", "gpu", "micro")
+    return static_quantization(request, declaration(request.device), scheme, integers_only=npu)
 
 
 def weights(request: Request) -> tuple[Pass, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tapeout.passes.quantization.arriving import ARRIVING
-from tapeout.sdk import CANONICALIZE, FUSION, STATIC, WIDE, Decompose, Pass, Recipe, Request, patterns
+from tapeout.sdk import CANONICALIZE, FUSION, STATIC, WIDE, Decompose, Pass, Request, patterns
 from tapeout.targets.nvidia.options import CheckOptions
 from tapeout.targets.nvidia.precision import HALF, WIDE_SUMS, ComputeInHalf
 from tapeout.targets.nvidia.sizes import OPTION as SIZE
@@ -63,21 +63,10 @@ def integers(request: Request) -> tuple[Pass, ...]:
     """What quantizes activations and weights, for a static scheme."""
     if request.scheme not in STATIC:
         return ()
-    from tapeout.passes.quantization.refined import OPTION as REFINE
-    from tapeout.passes.quantization.refined import refined
-    from tapeout.sdk import Quantize
+    from tapeout.passes.quantization.refined import static_quantization
     from tapeout.targets.nvidia.tensorrt import declaration
 
-    calibration, recipe = request.calibration, request.recipe or Recipe()
-    quantize = Quantize(
-        STATIC[request.scheme],
-        declaration(request.device),
-        None if calibration is None else lambda: calibration.collected,
-        recipe,
-        request.dtypes,
-    )
-    whole = bool(request.dtypes) or not recipe.islands
-    return (refined(quantize, calibration, request.options.get(REFINE, "auto"), whole),)
+    return static_quantization(request, declaration(request.device))
 
 
 def kernels(device: str) -> frozenset[str]:
