@@ -15,11 +15,12 @@ from typing import Any
 
 @dataclass
 class Exported:
-    """How `tapeout export` ended: exit code, seconds on the clock, its largest resident set in bytes, its JSON answer
-    (empty where it gave none) and what it said on standard error."""
+    """How `tapeout export` ended: exit code, seconds on the clock and of processors, its largest resident set in bytes,
+    its JSON answer (empty where it gave none) and what it said on standard error."""
 
     code: int
     seconds: float
+    processor: float
     peak: int
     answer: dict[str, Any]
     said: str
@@ -55,4 +56,6 @@ def export(model: Path, target: str, out: Path, *options: object) -> Exported:
         errors.seek(0)
         answer, said = output.read(), errors.read().strip()
     found = json.loads(answer) if answer.lstrip().startswith("{") else {}
-    return Exported(process.returncode, seconds, usage.ru_maxrss * 1024, found, said)
+    return Exported(
+        process.returncode, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, found, said
+    )

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from typing import Any
 import numpy as np
 from asset_data import inputs
 from assets import SUFFIXES, TASKS, score
+from command import Exported, export
 from scoring import open_session
 
 IC, VWW, MINILM = "ic01_resnet8", "vww01_mobilenetv1", "minilm_l6"
@@ -84,26 +83,14 @@ CASES = (
 )
 
 
-def export(case: Case, source: Path, target: str, calibration: Path, out: Path) -> dict[str, Any]:
-    """Runs the command line as a user would: its JSON, its exit code, and its peak memory in bytes."""
-    command = [sys.executable, "-m", "tapeout", "export", str(source), "--target", target, "-o", str(out)]
-    command += ["--calibration", str(calibration), "--json", *case.options.split()]
+def exported(case: Case, source: Path, target: str, calibration: Path, out: Path) -> Exported:
+    """The export of one case."""
+    options = ["--calibration", calibration, *case.options.split()]
     if case.recipe:
         recipe = out.with_suffix(".toml")
         recipe.write_text(case.recipe)
-        command += ["--recipe", str(recipe)]
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=said, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        errors.seek(0)
-        text = said.read()
-        answer = json.loads(text) if text.startswith("{") else {}
-        return {
-            "code": process.returncode, "answer": answer, "stderr": errors.read(),
-            "peak": usage.ru_maxrss * 1024, "processor": usage.ru_utime + usage.ru_stime,
-        }  # fmt: skip
+        options += ["--recipe", recipe]
+    return export(source, target, out, *options)
 
 
 def agreement(assets: Path, name: str, files: Sequence[Path]) -> float:
@@ -140,20 +127,20 @@ def run(case: Case, assets: Path, target: str, folder: Path) -> dict[str, Any]:
     if not calibration.exists():
         np.savez(calibration, **inputs(assets, TASKS[case.model][1], source, None, "calib"))
     out = folder / f"{case.name.replace(':', '_')}{SUFFIXES[target]}"
-    done = export(case, source, target, calibration, out)
-    if done["code"]:
-        return {"failed": f"exit code {done['code']}: {done['stderr'].strip()[-400:]}"}
-    steps = done["answer"]["report"]["compression"]
+    done = exported(case, source, target, calibration, out)
+    if done.code:
+        return {"failed": f"exit code {done.code}: {done.said.strip()[-400:]}"}
+    steps = done.answer["report"]["compression"]
     last = steps[-1]
     return figures(assets, case.model, (source, out)) | {
         "zeros": last["zeros"] / last["weights"],
         "operations": last["operations"] / steps[0]["operations"],
         "weights": last["weights"] / steps[0]["weights"],
         "seconds": sum(step["seconds"] for step in steps[1:]),
-        "processor": done["processor"],
-        "peak": done["peak"],
+        "processor": done.processor,
+        "peak": done.peak,
         "left": [reason for step in steps[1:] for reason in step["left"]],
-        "verified": done["answer"]["report"]["proof"]["proven"],
+        "verified": done.answer["report"]["proof"]["proven"],
     }
 
 

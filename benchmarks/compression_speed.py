@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 from asset_data import inputs
 from assets import SUFFIXES, TASKS
+from command import export
 
 GOAL = 0.7
 REPEATS = 5
@@ -62,28 +62,12 @@ CASES = (
 )  # fmt: skip
 
 
-def export(model: Path, target: str, options: str, calibration: Path, out: Path) -> dict[str, Any]:
+def exported(model: Path, target: str, options: str, calibration: Path, out: Path) -> dict[str, Any]:
     """The JSON of an export, which is verified in the accuracy benchmark and not here."""
-    command = [
-        sys.executable,
-        "-m",
-        "tapeout",
-        "export",
-        str(model),
-        "--target",
-        target,
-        "-o",
-        str(out),
-        "--json",
-    ]
-    command += ["--no-verify", *options.split()]
+    given = ["--no-verify", *options.split()]
     if ("--prune" in options or "--factorize" in options) and "magnitude" not in options:
-        command += ["--calibration", str(calibration)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{out.name}: {done.stderr.strip()[-500:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        given += ["--calibration", str(calibration)]
+    return export(model, target, out, *given).must()
 
 
 def litert(path: Path) -> Callable[[], float]:
@@ -155,8 +139,8 @@ def run(case: Case, assets: Path, target: str, rounds: int) -> dict[str, Any]:
         np.savez(calibration, **inputs(assets, TASKS[case.model][1], source, None, "calib"))
         files = [folder / f"{name}{SUFFIXES[target]}" for name in ("dense", "small")]
         sizes = case.sizes
-        export(source, target, sizes, calibration, files[0])
-        told = export(source, target, f"{sizes} {case.options}", calibration, files[1])["report"][
+        exported(source, target, sizes, calibration, files[0])
+        told = exported(source, target, f"{sizes} {case.options}", calibration, files[1])["report"][
             "compression"
         ]
         share, milliseconds = saved(*(OPEN[target](f) for f in files), rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -83,7 +84,7 @@ class Svd:
         return a @ b, [Stage(b.reshape(-1, *found.shape[1:]), _window(found)), Stage(_point(found, a))]
 
 
-class _Kernel:
+class _Kernel(ABC):
     """What kernels with a window have in common."""
 
     def takes(self, found: Layer) -> bool:
@@ -95,8 +96,9 @@ class _Kernel:
         changes = [self.parts(found, weight, moments, r)[0] - weight for r in ranks]
         return [float(np.sum((change @ moments) * change)) / power for change in changes]
 
+    @abstractmethod
     def parts(self, found: Layer, weight: Array, moments: Array, ranks: Ranks) -> tuple[Array, list[Stage]]:
-        raise NotImplementedError
+        """The weight that the stages stand for, and the stages."""
 
 
 class Tucker(_Kernel):
